@@ -1,0 +1,111 @@
+"""The result of a benchmark: every number with what it takes to believe it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from edgevit.bench.statistics import LatencySummary, RatioSummary
+from edgevit.device.session import DeviceInfo
+
+SCHEMA_VERSION = 1
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Protocol(_Schema):
+    """How samples are taken.
+
+    Attributes:
+        name: ``quick``.
+        warmup_seconds: time spent running before anything counts.
+        min_samples: samples taken at least.
+        min_seconds: seconds of counted running at least; both must be met.
+        max_seconds: counted running stops here even with fewer samples, and the result says so.
+    """
+
+    name: str
+    warmup_seconds: float
+    min_samples: int
+    min_seconds: float
+    max_seconds: float
+
+
+QUICK = Protocol(name="quick", warmup_seconds=0.5, min_samples=50, min_seconds=2.0, max_seconds=120.0)
+
+
+class Runner(_Schema):
+    """One side of a benchmark.
+
+    Attributes:
+        name: ``edgevit`` or the peer's name and version.
+        latency: of one call; seconds. None under emulation.
+        samples: every counted call, in order; seconds. Empty under emulation.
+        round_size: consecutive samples taken before the other runner's turn.
+        cpu_seconds_per_call: CPU time of all threads, averaged over the counted calls.
+        threads_asked: None where the runtime's own default was left alone.
+        threads_seen: what the runtime says it uses.
+        load_before, load_after: one-minute load of the device.
+        complete: False when ``max_seconds`` cut the run short.
+    """
+
+    name: str
+    latency: LatencySummary | None
+    samples: tuple[float, ...]
+    round_size: int
+    cpu_seconds_per_call: float | None
+    peak_rss_bytes: int | None
+    threads_asked: int | None
+    threads_seen: int | None
+    load_before: float | None
+    load_after: float | None
+    temperature_c: float | None = None
+    complete: bool = True
+
+
+class BenchResult(_Schema):
+    """A benchmark of one artifact, with its peer if one ran.
+
+    Attributes:
+        emulated: True when no latency was measured: only that the path works.
+        ratio: latency of edgevit over the peer's, paired round by round; below 1 edgevit is faster.
+        date: UTC, ISO 8601.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    date: str
+    protocol: Protocol
+    model: str
+    model_sha256: str
+    artifact_sha256: str
+    target: str
+    precision: str
+    tools: dict[str, str]
+    device: DeviceInfo
+    emulated: bool
+    edgevit: Runner
+    peer: Runner | None = None
+    ratio: RatioSummary | None = None
+
+    @property
+    def runners(self) -> tuple[Runner, ...]:
+        """edgevit, then the peer if there is one."""
+        return (self.edgevit, self.peer) if self.peer else (self.edgevit,)
+
+    def to_csv(self) -> str:
+        """One line per counted call: runner, index, seconds."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["runner", "sample", "seconds"])
+        for runner in self.runners:
+            writer.writerows([runner.name, index, repr(value)] for index, value in enumerate(runner.samples))
+        return text.getvalue()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``json.dumps``."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,220 @@
+"""The whole way from a model to an artifact that has been executed and found right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from edgevit.artifact import Artifact, file_info
+from edgevit.errors import CheckFailed, ToolchainError
+from edgevit.link import Linker
+from edgevit.manifest import (
+    FORMAT_VERSION,
+    LibraryInfo,
+    Manifest,
+    ModelInfo,
+    NumericCheck,
+    TensorInfo,
+    TuningInfo,
+)
+from edgevit.target_schema import Target
+from edgevit.targets import get_target, validate_for_compiler
+from edgevit.tuning.records import TuningLog, load_tuning_log
+
+if TYPE_CHECKING:
+    from edgevit.accuracy.compare import AccuracyResult
+    from edgevit.device.session import Session
+    from edgevit.model import Model, TensorSpec
+
+Stage = Callable[[str], None]
+"""Told the name of each stage as it begins."""
+
+_SHAPERS = ("apache-tvm", "apache-tvm-ffi", "onnx", "onnxsim")
+
+
+def compile_model(
+    model: Model,
+    target: Target | str | Path = "host",
+    *,
+    linker: str | None = None,
+    tuning_log: Path | None = None,
+    verify: bool = True,
+    stage: Stage = lambda _: None,
+    build_progress: Callable[[int, int], None] | None = None,
+) -> Artifact:
+    """Compile a model for a target and check the result against ONNX Runtime.
+
+    The same model, target, records and tool versions give the same bytes, on any day, in any folder.
+
+    Args:
+        model: from :func:`edgevit.load`.
+        target: a target, its name or the path of its TOML file.
+        linker: ``zig``, ``system`` or ``ndk``; None for the target's own choice.
+        tuning_log: folder of records; None for those that ship with edgevit.
+        verify: execute the code, here or under an emulator, and compare; where neither can run it, the
+            manifest says so.
+        stage: told what is going on.
+        build_progress: told of the device server's build, if the check needs one.
+
+    Raises:
+        ModelError: TVM cannot import the model.
+        TargetError: there is no such target.
+        ToolchainError: code generation or linking failed.
+        CheckFailed: the code does not compute what the model says; no artifact is returned.
+    """
+    if not isinstance(target, Target):
+        target = get_target(target)
+    validate_for_compiler(target)
+    records = load_tuning_log(target.name, tuning_log)
+    artifact = build(model, target, Linker(target, linker), records, stage)
+    if not verify:
+        return _with_check(artifact, NumericCheck(status="not run", reason="the user asked for no check"))
+    stage("check")
+    return _with_check(artifact, _verify(artifact, model, build_progress))
+
+
+def build(
+    model: Model, target: Target, linker: Linker, records: TuningLog, stage: Stage = lambda _: None
+) -> Artifact:
+    """Compile without executing anything; the manifest says that no check was run."""
+    from edgevit.compiler.frontend import ENTRY, to_relax
+    from edgevit.compiler.lower import lower
+    from edgevit.model import describe
+
+    stage("import")
+    mod = to_relax(model)
+    stage("generate code")
+    lowered = lower(mod, target, records)
+    stage("link")
+    library = linker.link(lowered.executable)
+    name = f"model{linker.suffix}"
+    report = describe(model)
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        model=ModelInfo(
+            name=model.source.name if model.source else "model.onnx",
+            sha256=model.sha256,
+            opset=model.opset,
+            task=report.task,
+            parameters=report.parameters,
+            macs=report.macs,
+            notes=model.notes,
+        ),
+        inputs=tuple(_tensor(spec) for spec in model.inputs),
+        outputs=tuple(_tensor(spec) for spec in model.outputs),
+        precision=_precision(model),
+        target=target,
+        target_fingerprint=target.fingerprint(),
+        library=LibraryInfo(
+            file=name, format="macho" if target.system == "macos" else "elf", entry=ENTRY
+        ),
+        kernels=lowered.kernels,
+        tuning=TuningInfo(records_sha256=records.sha256, records=len(records)),
+        tools={
+            "edgevit": version("edgevit"),
+            **{package: version(package) for package in _SHAPERS},
+            "linker": linker.description,
+        },
+        check=NumericCheck(status="not run"),
+        files={name: file_info(library)},
+    )
+    return Artifact(manifest, {name: library})
+
+
+def _verify(
+    artifact: Artifact, model: Model, build_progress: Callable[[int, int], None] | None
+) -> NumericCheck:
+    from edgevit.accuracy.check import check
+
+    session = _session_for(artifact.manifest.target, build_progress)
+    if isinstance(session, str):
+        return NumericCheck(status="not run", reason=session)
+    with session:
+        result = check(artifact, session, model, seeds=(0, 1), calls=2)
+    if not result.passed:
+        raise CheckFailed(
+            f"the compiled code is wrong: {result.failures[0]}.",
+            where=f"output {result.worst}",
+            advice="Run 'edgevit check --bisect' on an artifact compiled with --no-verify, and report it.",
+        )
+    return _numeric_check(result, session)
+
+
+def _session_for(
+    target: Target, build_progress: Callable[[int, int], None] | None
+) -> Session | str:
+    """A session that can execute the target's code on this machine, or why there is none."""
+    from edgevit.device.emulate import connect_emulated, find_emulator
+    from edgevit.device.spawn import connect_process
+
+    if _runs_here(target):
+        return connect_process()
+    if target.emulator is None:
+        return f"nothing on this machine executes {target.architecture} {target.system} code"
+    if find_emulator(target) is None:
+        return f"{target.emulator} is not installed"
+    return connect_emulated(target, progress=build_progress)
+
+
+def _runs_here(target: Target) -> bool:
+    """Whether this machine's CPU has everything the target's code may use."""
+    host = get_target("host")
+    same = (host.architecture, host.system) == (target.architecture, target.system)
+    return same and (target.cpu == host.cpu or {f for f in target.features if f[0] == "+"} <= set(host.features))
+
+
+def _numeric_check(result: AccuracyResult, session: Session) -> NumericCheck:
+    compared = [t for t in result.tensors if t.max_abs is not None and t.max_reference is not None]
+    worst = next((t for t in compared if t.name == result.worst), compared[0] if compared else None)
+    return NumericCheck(
+        status="passed",
+        where=artifact_place(session),
+        hardware=not session.emulated,
+        reference=result.reference,
+        seeds=len(result.seeds),
+        calls=result.repeats,
+        # Three digits say all there is to say, and do not depend on how the mean was folded.
+        max_abs_error=_rounded(worst.max_abs) if worst else None,
+        max_abs_reference=_rounded(worst.max_reference) if worst else None,
+        tolerance=result.tolerance.normalised_error,
+    )
+
+
+def artifact_place(session: Session) -> Literal["this machine", "qemu"]:
+    """Where a session runs code, in words that do not name the machine: manifests are reproducible."""
+    return "qemu" if session.emulated else "this machine"
+
+
+def _with_check(artifact: Artifact, numeric_check: NumericCheck) -> Artifact:
+    manifest = artifact.manifest.model_copy(update={"check": numeric_check})
+    return Artifact(manifest, artifact.files)
+
+
+def _tensor(spec: TensorSpec) -> TensorInfo:
+    image_like = len(spec.shape) == 4 and spec.shape[1] in (1, 3, 4)
+    return TensorInfo(
+        name=spec.name, shape=spec.shape, dtype=spec.dtype, layout="NCHW" if image_like else None
+    )
+
+
+def _precision(model: Model) -> Literal["fp32", "fp16", "int8"]:
+    """Precision of the weights: quantized operators, else the type of most initializer bytes."""
+    from onnx import TensorProto
+
+    graph = model.proto.graph
+    if any(node.op_type == "DequantizeLinear" for node in graph.node):
+        return "int8"
+    elements = dict.fromkeys((TensorProto.FLOAT, TensorProto.FLOAT16), 0)
+    for tensor in graph.initializer:
+        if tensor.data_type in elements:
+            count = 1
+            for size in tensor.dims:
+                count *= size
+            elements[tensor.data_type] += count
+    return "fp16" if elements[TensorProto.FLOAT16] > elements[TensorProto.FLOAT] else "fp32"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.3g}")

@@ -1,0 +1,1 @@
+"""Somewhere compiled code runs: this process, another one, a device over the network, an emulator."""

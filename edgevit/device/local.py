@@ -1,0 +1,127 @@
+"""Run in this process: the quickest way, and the least isolated."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevit.device.rpc import _as_list, _load_error
+from edgevit.device.session import LOAD_TIMEOUT, RUN_TIMEOUT, DeviceInfo, DeviceUsage, LoadedModel, Session
+from edgevit.device.usage import claim_all_cores, machine_facts, process_usage
+from edgevit.errors import DeviceMismatch
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgevit.artifact import Artifact
+    from edgevit.device.session import Tensors
+
+_THREADS_BIG_CORES = 1
+
+
+class LocalSession(Session):
+    """This process. A call that hangs hangs the caller: nothing here can be interrupted."""
+
+    kind = "in-process"
+
+    def __init__(self) -> None:
+        claim_all_cores()
+        self._models: list[LocalModel] = []
+
+    def describe(self) -> DeviceInfo:
+        """This machine."""
+        import tvm
+
+        facts = machine_facts()
+        return DeviceInfo(
+            kind=self.kind,
+            runtime=f"TVM {tvm.__version__}",
+            architecture=facts["arch"],
+            system=facts["os"],
+            cpu=facts["cpu"],
+            cores=facts["cores"],
+            memory_bytes=facts["memory_bytes"],
+        )
+
+    def load(self, artifact: Artifact, *, timeout: float = LOAD_TIMEOUT) -> LoadedModel:  # noqa: ARG002
+        """Load the library into this process."""
+        facts, target = machine_facts(), artifact.manifest.target
+        if (facts["arch"], facts["os"]) != (target.architecture, target.system):
+            raise DeviceMismatch(
+                f"the artifact is for {target.architecture} {target.system}, this machine is "
+                f"{facts['arch']} {facts['os']}.",
+                advice="Use --emulate or a device, or compile with --target host.",
+            )
+        model = LocalModel(artifact)
+        self._models.append(model)
+        return model
+
+    def close(self) -> None:
+        """Unload what was loaded."""
+        while self._models:
+            self._models.pop().close()
+
+
+class LocalModel(LoadedModel):
+    """A library loaded in this process."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        import tvm
+        from tvm import relax
+
+        super().__init__(artifact)
+        self._entry = artifact.manifest.library.entry
+        self._device = tvm.cpu(0)
+        self._vm: Any = None
+        # The loader maps the file; once mapped, the name may go.
+        with tempfile.TemporaryDirectory(prefix="edgevit-") as folder:
+            path = Path(folder) / artifact.manifest.library.file
+            path.write_bytes(artifact.library)
+            try:
+                self._vm = relax.VirtualMachine(tvm.runtime.load_module(str(path)), self._device)
+            except Exception as error:
+                raise _load_error(error, "this process") from error
+
+    def set_inputs(self, inputs: Tensors, *, timeout: float = RUN_TIMEOUT) -> None:  # noqa: ARG002
+        """Hand the inputs to the virtual machine."""
+        import tvm
+
+        self._arguments = [tvm.runtime.tensor(array, self._device) for array in self.ordered(inputs)]
+        self._vm.set_input(self._entry, *self._arguments)
+
+    def invoke(self, *, timeout: float = RUN_TIMEOUT) -> dict[str, NDArray[np.generic]]:  # noqa: ARG002
+        """Run once and copy the outputs."""
+        self._vm.invoke_stateful(self._entry)
+        results = _as_list(self._vm.get_outputs(self._entry))
+        return {info.name: out.numpy() for info, out in zip(self.outputs, results, strict=True)}
+
+    def time(self, samples: int, *, timeout: float = RUN_TIMEOUT) -> list[float]:  # noqa: ARG002
+        """Seconds of each call."""
+        evaluate = self._vm.time_evaluator("invoke_stateful", self._device, number=1, repeat=samples)
+        return [float(seconds) for seconds in evaluate(self._entry).results]
+
+    def set_threads(self, count: int) -> int:
+        """Restrict TVM's pool, which this whole process shares."""
+        import tvm_ffi
+
+        tvm_ffi.get_global_func("runtime.config_threadpool")(_THREADS_BIG_CORES, count)
+        return int(tvm_ffi.get_global_func("runtime.NumThreads")())
+
+    def usage(self) -> DeviceUsage:
+        """This process."""
+        import tvm_ffi
+
+        facts = process_usage()
+        return DeviceUsage(
+            cpu_seconds=facts["cpu_seconds"],
+            peak_rss_bytes=facts["peak_rss_bytes"],
+            load_average=facts["load_average_1m"],
+            threads=int(tvm_ffi.get_global_func("runtime.NumThreads")()),
+        )
+
+    def close(self) -> None:
+        """Unload."""
+        self._arguments = []
+        self._vm = None

@@ -1,0 +1,310 @@
+"""Sessions over TVM's RPC protocol: with edgevit's own server or any stock TVM server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from edgevit.device.guard import Relay
+from edgevit.device.session import LOAD_TIMEOUT, RUN_TIMEOUT, DeviceInfo, DeviceUsage, LoadedModel, Session
+from edgevit.errors import DeviceBusy, DeviceError, DeviceMismatch, DeviceUnreachable, EdgevitError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgevit.artifact import Artifact
+    from edgevit.device.session import Tensors
+
+CONNECT_TIMEOUT = 20.0
+"""Seconds for reaching a device and for its handshake."""
+
+_CALL_TIMEOUT = 30.0
+_MAGIC = 0xFF271  # TVM's RPC_MAGIC; +1 means the server is taken, +2 that the key does not match
+_THREADS_BIG_CORES = 1  # TVM's AffinityMode.kBig: fastest cores first
+
+
+class RpcSession(Session):
+    """A session with an RPC server.
+
+    ``on_close`` runs once after the connection has ended; whoever started a server for this session stops
+    it there.
+    """
+
+    def __init__(
+        self,
+        channel: socket.socket,
+        address: str,
+        *,
+        kind: str = "rpc",
+        key: str = "",
+        emulated: bool = False,
+        handshake_timeout: float = CONNECT_TIMEOUT,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        """Shake hands over a connected socket, which the session owns from here on.
+
+        Raises:
+            DeviceUnreachable: what answers is no TVM server, or expects another key.
+            DeviceBusy: the server is serving somebody else.
+        """
+        self.kind = kind
+        self.emulated = emulated
+        self.address = address
+        self._on_close = on_close
+        self._model: RpcModel | None = None
+        self._remote: Any = None
+        self._functions: dict[str, Any] = {}
+        self._relay = Relay(channel, address)
+        try:
+            self._shake_hands(key, handshake_timeout)
+        except BaseException:
+            self.close()
+            raise
+
+    def describe(self) -> DeviceInfo:
+        """What the device says of itself; a stock TVM server says nothing."""
+        facts = self._facts("edgevit.server.info")
+        return DeviceInfo(
+            kind=self.kind,
+            address=self.address,
+            emulated=self.emulated,
+            runtime=f"edgevit server {facts['version']}" if "version" in facts else "TVM RPC server",
+            architecture=facts.get("arch"),
+            system=facts.get("os"),
+            cpu=facts.get("cpu"),
+            cores=facts.get("cores"),
+            memory_bytes=facts.get("memory_bytes"),
+        )
+
+    def load(self, artifact: Artifact, *, timeout: float = LOAD_TIMEOUT) -> LoadedModel:
+        """Upload the library, compare its hash where the server can, load it."""
+        if self._model is not None:
+            self._model.close()
+        self._refuse_mismatch(artifact)
+        self._model = RpcModel(self, artifact, timeout)
+        return self._model
+
+    def close(self) -> None:
+        """End the session; the server removes its work folder."""
+        if self._model is not None:
+            self._model.close()
+            self._model = None
+        self._functions.clear()
+        if not self._relay.ended:
+            with contextlib.suppress(Exception), self._relay.deadline(5, "closing"):
+                self._remote = None
+        self._remote = None
+        self._relay.close()
+        self._finish()
+
+    def usage(self) -> DeviceUsage:
+        """State of the server's process for this session."""
+        facts = self._facts("edgevit.server.usage")
+        try:
+            threads = int(self.call("runtime.NumThreads"))
+        except DeviceError:
+            raise
+        except Exception:  # an older runtime without the function
+            threads = facts.get("threads", 0) or None
+        return DeviceUsage(
+            cpu_seconds=facts.get("cpu_seconds"),
+            peak_rss_bytes=facts.get("peak_rss_bytes"),
+            load_average=facts.get("load_average_1m"),
+            threads=threads,
+            temperature_c=facts.get("temperature_c"),
+        )
+
+    def call(self, name: str, *args: object, timeout: float = _CALL_TIMEOUT) -> Any:
+        """Call a function of the remote runtime by name."""
+        with self.limit(timeout, f"calling {name}"):
+            if name not in self._functions:
+                self._functions[name] = self._remote.get_function(name)
+            return self._functions[name](*args)
+
+    def limit(self, seconds: float, doing: str) -> contextlib.AbstractContextManager[None]:
+        """Deadline for calls on :attr:`remote` made inside the block."""
+        return self._relay.deadline(seconds, doing)
+
+    @property
+    def remote(self) -> Any:
+        """TVM's RPC session; only for use inside :meth:`limit`."""
+        return self._remote
+
+    def _shake_hands(self, key: str, timeout: float) -> None:
+        from tvm import rpc
+
+        try:
+            with self._relay.deadline(timeout, "shaking hands"):
+                self._remote = rpc.connect("127.0.0.1", self._relay.port, key)
+        except Exception as error:
+            refusal = self._refusal(key)
+            if refusal is None and isinstance(error, EdgevitError):
+                raise
+            raise refusal or DeviceUnreachable(
+                "the handshake failed.", where=self.address, advice="Is this really a TVM RPC server?"
+            ) from error
+
+    def _refusal(self, key: str) -> DeviceError | None:
+        greeting = self._relay.greeting
+        if not greeting:
+            return None
+        code = struct.unpack("<i", greeting.ljust(4, b"\0"))[0]
+        if code == _MAGIC + 1:
+            return DeviceBusy(
+                "the server is serving somebody else.",
+                where=self.address,
+                advice="Wait until it is free; one session at a time keeps measurements honest.",
+            )
+        if code == _MAGIC + 2:
+            return DeviceUnreachable(
+                f"the server does not accept the key {key!r}.",
+                where=self.address,
+                advice="A server that registered with a tracker is reached with --tracker and --key.",
+            )
+        if code != _MAGIC:
+            return DeviceUnreachable(
+                "something answers there, but it is no TVM RPC server.",
+                where=self.address,
+                advice="Check the port.",
+            )
+        return None
+
+    def _facts(self, function: str) -> dict[str, Any]:
+        """JSON from one of edgevit's server functions; empty on a stock server."""
+        try:
+            facts = json.loads(str(self.call(function)))
+        except DeviceError:
+            raise
+        except Exception:
+            return {}
+        return {name: value for name, value in facts.items() if value is not None}
+
+    def _refuse_mismatch(self, artifact: Artifact) -> None:
+        facts = self._facts("edgevit.server.info")
+        target = artifact.manifest.target
+        for what, here, wanted in (
+            ("architecture", facts.get("arch"), target.architecture),
+            ("operating system", facts.get("os"), target.system),
+        ):
+            if here and here != wanted:
+                raise DeviceMismatch(
+                    f"the artifact is for {wanted}, the device's {what} is {here}.",
+                    where=self.address,
+                    advice="Compile for this device: 'edgevit targets' lists what there is.",
+                )
+
+    def _finish(self) -> None:
+        if self._on_close is not None:
+            done, self._on_close = self._on_close, None
+            done()
+
+
+class RpcModel(LoadedModel):
+    """A library loaded in an RPC server."""
+
+    def __init__(self, session: RpcSession, artifact: Artifact, timeout: float) -> None:
+        super().__init__(artifact)
+        self._session = session
+        self._entry = artifact.manifest.library.entry
+        self._arguments: list[Any] = []
+        self._vm: Any = None
+        name = artifact.manifest.library.file
+        try:
+            with session.limit(timeout, "uploading the model"):
+                session.remote.upload(bytearray(artifact.library), name)
+            self._verify_upload(name)
+            with session.limit(timeout, "loading the model"):
+                self._load(name)
+        except EdgevitError:
+            raise
+        except Exception as error:
+            raise _load_error(error, session.address) from error
+
+    def set_inputs(self, inputs: Tensors, *, timeout: float = RUN_TIMEOUT) -> None:
+        """Copy inputs to the device."""
+        import tvm
+
+        arrays = self.ordered(inputs)
+        with self._session.limit(timeout, "sending inputs"):
+            self._arguments = [tvm.runtime.tensor(array, self._device) for array in arrays]
+            self._vm.set_input(self._entry, *self._arguments)
+
+    def invoke(self, *, timeout: float = RUN_TIMEOUT) -> dict[str, NDArray[np.generic]]:
+        """Run once and fetch the outputs."""
+        with self._session.limit(timeout, "running the model"):
+            self._vm.invoke_stateful(self._entry)
+            results = self._vm.get_outputs(self._entry)
+            fetched = [result.numpy() for result in _as_list(results)]
+        return {info.name: array for info, array in zip(self.outputs, fetched, strict=True)}
+
+    def time(self, samples: int, *, timeout: float = RUN_TIMEOUT) -> list[float]:
+        """Seconds of each call, taken by the device's own clock."""
+        with self._session.limit(timeout, "measuring"):
+            evaluate = self._vm.time_evaluator("invoke_stateful", self._device, number=1, repeat=samples)
+            return [float(seconds) for seconds in evaluate(self._entry).results]
+
+    def set_threads(self, count: int) -> int:
+        """Restrict the runtime to ``count`` threads on the fastest cores."""
+        self._session.call("runtime.config_threadpool", _THREADS_BIG_CORES, count)
+        return int(self._session.call("runtime.NumThreads"))
+
+    def usage(self) -> DeviceUsage:
+        """State of the server's process."""
+        return self._session.usage()
+
+    def close(self) -> None:
+        """Unload the model."""
+        if self._vm is not None:
+            with contextlib.suppress(Exception), self._session.limit(10, "unloading"):
+                self._arguments.clear()
+                self._vm = None
+        self._arguments = []
+        self._vm = None
+
+    def _verify_upload(self, name: str) -> None:
+        try:
+            arrived = str(self._session.call("edgevit.server.sha256", name))
+        except DeviceError:
+            raise
+        except Exception:
+            return  # a stock server cannot tell
+        if arrived != self.artifact.manifest.files[name].sha256:
+            raise DeviceError(
+                "the library was damaged on its way to the device.",
+                where=self._session.address,
+                advice="Check the device's storage, then try again.",
+            )
+
+    def _load(self, name: str) -> None:
+        from tvm import relax
+
+        self._device = self._session.remote.cpu(0)
+        self._vm = relax.VirtualMachine(self._session.remote.load_module(name), self._device)
+
+
+def _as_list(results: Any) -> list[Any]:
+    return [results] if hasattr(results, "numpy") else list(results)
+
+
+def _load_error(error: Exception, address: str) -> DeviceError:
+    text = str(error).strip()
+    last = text.splitlines()[-1] if text else type(error).__name__
+    wrong_machine = ("wrong ELF class", "Exec format", "invalid ELF", "cannot open shared object", "library is for")
+    if any(sign in text for sign in wrong_machine):
+        return DeviceMismatch(
+            f"the device cannot load the library: {last}",
+            where=address,
+            advice="Compile for this device's processor and C library: 'edgevit targets' lists what there is.",
+        )
+    if "GLIBC_" in text:
+        return DeviceMismatch(
+            f"the device's C library is too old: {last}",
+            where=address,
+            advice="Lower the version in the target's linking.zig_target, or use edgevit's own server.",
+        )
+    return DeviceError(f"loading failed: {last}", where=address, advice="Run 'edgevit devices doctor'.")

@@ -1,0 +1,203 @@
+"""The one interface to anywhere code runs.
+
+    with edgevit.connect(rpc="192.0.2.7:9090") as session:
+        with session.load(artifact) as model:
+            outputs = model.run({"pixel_values": image})
+
+Every wait has a limit; when it passes, the call raises and the session is over.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from edgevit.errors import UserError
+from edgevit.manifest import TensorInfo
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+    from edgevit.artifact import Artifact
+
+    Tensors = Mapping[str, NDArray[np.generic]]
+
+LOAD_TIMEOUT = 180.0
+"""Seconds for uploading, loading and initialising a model."""
+
+RUN_TIMEOUT = 300.0
+"""Seconds for one inference, its transfers included."""
+
+
+class DeviceInfo(BaseModel):
+    """What a device says of itself; None where it cannot say.
+
+    Attributes:
+        kind: ``in-process``, ``process``, ``rpc``, ``tracker``, ``ssh`` or ``emulated``.
+        address: how it was reached.
+        emulated: True when a program pretends to be the device; its times mean nothing.
+        runtime: server and version.
+        architecture: ``aarch64``, ``arm``, ``x86_64``.
+        memory_bytes: physical memory.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    address: str | None = None
+    emulated: bool = False
+    runtime: str | None = None
+    architecture: str | None = None
+    system: str | None = None
+    cpu: str | None = None
+    cores: int | None = None
+    memory_bytes: int | None = None
+
+
+class DeviceUsage(BaseModel):
+    """State of the process that runs the model; None where the device cannot say.
+
+    Attributes:
+        cpu_seconds: CPU time since the process began.
+        peak_rss_bytes: largest resident set so far.
+        load_average: one-minute load of the whole device.
+        threads: worker threads the runtime uses.
+        temperature_c: hottest sensor.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    cpu_seconds: float | None = None
+    peak_rss_bytes: int | None = None
+    load_average: float | None = None
+    threads: int | None = None
+    temperature_c: float | None = None
+
+
+class LoadedModel(ABC):
+    """An artifact loaded on a device; a context manager that unloads it."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """Names, shapes and dtypes of what :meth:`run` takes."""
+        return self.artifact.manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """Names, shapes and dtypes of what :meth:`run` returns."""
+        return self.artifact.manifest.outputs
+
+    def run(self, inputs: Tensors, *, timeout: float = RUN_TIMEOUT) -> dict[str, NDArray[np.generic]]:
+        """One inference.
+
+        Args:
+            inputs: one array per model input, of its exact shape and dtype.
+            timeout: seconds, transfers included.
+
+        Raises:
+            UserError: a name, shape or dtype differs from the model's.
+            DeviceTimeout, DeviceLost: the device stopped answering, or went away.
+        """
+        self.set_inputs(inputs, timeout=timeout)
+        return self.invoke(timeout=timeout)
+
+    def ordered(self, inputs: Tensors) -> list[NDArray[np.generic]]:
+        """The arrays in the model's order, checked.
+
+        Raises:
+            UserError: a name, shape or dtype differs from the model's.
+        """
+        import numpy as np
+
+        expected = {info.name: info for info in self.inputs}
+        if set(inputs) != set(expected):
+            raise UserError(
+                f"the inputs {sorted(inputs)} are not the model's {sorted(expected)}.",
+                advice="Pass one array per input, by name.",
+            )
+        for name, array in inputs.items():
+            info = expected[name]
+            if tuple(array.shape) != info.shape or array.dtype.name != info.dtype:
+                raise UserError(
+                    f"got {array.dtype.name}{list(array.shape)}, the model takes {info.dtype}{list(info.shape)}.",
+                    where=f"input {name!r}",
+                    advice="Convert the array; edgevit never casts or reshapes silently.",
+                )
+        return [np.ascontiguousarray(inputs[info.name]) for info in self.inputs]
+
+    @abstractmethod
+    def set_inputs(self, inputs: Tensors, *, timeout: float = RUN_TIMEOUT) -> None:
+        """Copy inputs to the device; they stay there for :meth:`invoke` and :meth:`time`."""
+
+    @abstractmethod
+    def invoke(self, *, timeout: float = RUN_TIMEOUT) -> dict[str, NDArray[np.generic]]:
+        """Run on the inputs set before and fetch the outputs."""
+
+    @abstractmethod
+    def time(self, samples: int, *, timeout: float = RUN_TIMEOUT) -> list[float]:
+        """Run ``samples`` times on the inputs set before, after one call that is not counted.
+
+        Returns:
+            Seconds of each call, measured on the device around the call alone.
+        """
+
+    @abstractmethod
+    def set_threads(self, count: int) -> int:
+        """Ask for worker threads; returns how many the runtime uses from now on."""
+
+    @abstractmethod
+    def usage(self) -> DeviceUsage:
+        """CPU time, memory, load and threads of the process that runs the model."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Unload; safe to call twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Session(ABC):
+    """A connection to somewhere code runs; a context manager that leaves nothing behind."""
+
+    kind: str
+    emulated = False
+
+    @abstractmethod
+    def describe(self) -> DeviceInfo:
+        """What the device says of itself."""
+
+    @abstractmethod
+    def load(self, artifact: Artifact, *, timeout: float = LOAD_TIMEOUT) -> LoadedModel:
+        """Bring an artifact to the device and make it ready to run.
+
+        Raises:
+            DeviceMismatch: the artifact is for another architecture or operating system.
+            DeviceTimeout, DeviceLost: the device stopped answering, or went away.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the session and everything it started; safe to call twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,152 @@
+"""What an artifact says of itself: the schema of ``manifest.json``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, StringConstraints
+
+from edgevit.target_schema import Target
+
+FORMAT_VERSION = 1
+
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
+"""A plain name: nothing in it can leave the artifact's folder."""
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorInfo(_Schema):
+    """One input or output.
+
+    Attributes:
+        name: as in the ONNX file.
+        shape: static dimensions.
+        dtype: numpy's name.
+        layout: ``NCHW`` for image-like inputs, else None.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    layout: str | None = None
+
+
+class ModelInfo(_Schema):
+    """The source model.
+
+    Attributes:
+        name: file name without its folder.
+        sha256: of the source file's bytes.
+        task: classification, detection, segmentation or unknown.
+        parameters: number of weights.
+        macs: multiply-accumulates of one inference.
+    """
+
+    name: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    opset: PositiveInt
+    task: str
+    parameters: NonNegativeInt
+    macs: NonNegativeInt
+    notes: tuple[str, ...] = ()
+
+
+class Preprocessing(_Schema):
+    """How an image becomes the input tensor; absent when the model does not say."""
+
+    resize: PositiveInt | None = None
+    crop: PositiveInt | None = None
+    channel_order: Literal["RGB", "BGR"]
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class FileInfo(_Schema):
+    """Size and SHA-256 of one file of the artifact."""
+
+    bytes: NonNegativeInt
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class LibraryInfo(_Schema):
+    """The compiled code.
+
+    Attributes:
+        file: its name in the artifact.
+        format: object format.
+        entry: function of the virtual machine that computes the model.
+    """
+
+    file: FileName
+    format: Literal["elf", "macho"]
+    entry: str = "main"
+
+
+class TuningInfo(_Schema):
+    """Which records shaped the code.
+
+    Attributes:
+        records_sha256: of the tuning log, None when there was none.
+        records: number of workloads it knew.
+    """
+
+    records_sha256: str | None
+    records: NonNegativeInt
+
+
+class NumericCheck(_Schema):
+    """The comparison with the reference that the code passed before it was written.
+
+    Attributes:
+        status: ``passed``, or ``not run``: then ``reason`` says why.
+        where: ``this machine`` or the emulator's name.
+        hardware: False when only an emulator has executed the code.
+        reference: tool and version that computed the expected values.
+        seeds: inputs drawn; each was run ``calls`` times.
+        max_abs_error: largest difference over all outputs, seeds and calls.
+        max_abs_reference: largest magnitude of the expected values.
+        tolerance: largest accepted ``max_abs_error / max_abs_reference``.
+    """
+
+    status: Literal["passed", "not run"]
+    where: str | None = None
+    hardware: bool = False
+    reference: str | None = None
+    seeds: NonNegativeInt = 0
+    calls: NonNegativeInt = 0
+    max_abs_error: NonNegativeFloat | None = None
+    max_abs_reference: NonNegativeFloat | None = None
+    tolerance: NonNegativeFloat | None = None
+    reason: str | None = None
+
+
+class Manifest(_Schema):
+    """Everything an artifact says of itself.
+
+    Attributes:
+        format_version: layout of the artifact; a reader refuses versions it does not know.
+        precision: ``fp32``, ``fp16`` or ``int8``: of the weights.
+        kernels: number of kernels by the family that scheduled them.
+        tools: version of everything that shaped the bytes.
+        files: every file of the artifact except the manifest.
+    """
+
+    format_version: int
+    model: ModelInfo
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    precision: Literal["fp32", "fp16", "int8"]
+    target: Target
+    target_fingerprint: str
+    preprocessing: Preprocessing | None = None
+    labels: tuple[str, ...] | None = None
+    library: LibraryInfo
+    kernels: dict[str, NonNegativeInt]
+    tuning: TuningInfo
+    tools: dict[str, str]
+    check: NumericCheck
+    files: dict[FileName, FileInfo]

@@ -1,0 +1,250 @@
+"""The schema of a target: everything the compiler, the linker and a session must know of a device."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt, field_validator, model_validator
+
+
+def _spelled(pattern: str, rule: str) -> AfterValidator:
+    """A check of spelling whose message is for people, where pydantic would show the pattern."""
+    compiled = re.compile(pattern)
+
+    def check(text: str) -> str:
+        if not compiled.fullmatch(text):
+            raise ValueError(f"{text!r} is not {rule}")
+        return text
+
+    return AfterValidator(check)
+
+
+Name = Annotated[
+    str, _spelled(r"[a-z0-9][a-z0-9._-]{0,63}", "a name of lower-case letters, digits, '.', '_' and '-'")
+]
+CpuName = Annotated[str, _spelled(r"[A-Za-z0-9][A-Za-z0-9._+-]*", "an LLVM CPU name")]
+Feature = Annotated[
+    str, _spelled(r"[+-][a-z0-9][a-z0-9._-]*", "an LLVM feature with its sign, such as '+dotprod' or '-sve'")
+]
+ZigTarget = Annotated[
+    str,
+    _spelled(r"[a-z0-9_]+-[a-z]+(-[a-z0-9]+)?(\.[0-9]+)*", "a zig target such as 'aarch64-linux-gnu.2.28'"),
+]
+Address = Annotated[
+    str, _spelled(r"(\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):[0-9]{1,5}", "an address of the form host:port")
+]
+
+Architecture = Literal["aarch64", "arm", "x86_64"]
+System = Literal["linux", "macos"]
+
+_ARCHITECTURES: dict[str, Architecture] = {"aarch64": "aarch64", "armv7a": "arm", "x86_64": "x86_64"}
+_VERSION = re.compile(r"\.([0-9]+(?:\.[0-9]+)*)$")
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Caches(_Schema):
+    """Data caches of the cores that run the model, in bytes.
+
+    ``l2_shared_by`` is the number of cores that share one L2: a kernel's fair share is the quotient.
+    """
+
+    l1d: PositiveInt
+    l2: PositiveInt
+    l2_shared_by: PositiveInt = 1
+    l3: PositiveInt | None = None
+
+
+class Vector(_Schema):
+    """The fixed-width vector registers that kernels are written for."""
+
+    bits: Literal[64, 128, 256, 512]
+    registers: PositiveInt
+
+    @property
+    def bytes(self) -> int:
+        """Bytes in one register."""
+        return self.bits // 8
+
+    def lanes(self, element_bits: int = 32) -> int:
+        """Elements of ``element_bits`` bits in one register."""
+        return self.bits // element_bits
+
+
+class Cluster(_Schema):
+    """One kind of core of a processor that has several, fastest first."""
+
+    cpu: CpuName
+    cores: PositiveInt
+
+
+class Linking(_Schema):
+    """How object files become a shared library, or a static program, for the device."""
+
+    linker: Literal["zig", "system", "ndk"] = "zig"
+    zig_target: ZigTarget
+    """zig's triple; its trailing version is the oldest glibc or macOS that the library accepts."""
+    zig_static_target: ZigTarget | None = None
+    """zig's triple for one static file (musl); absent where the system allows none."""
+
+    @property
+    def minimum_glibc(self) -> str | None:
+        """Oldest glibc a linked library loads on, such as ``2.28``; None off glibc."""
+        return self._version() if "-gnu" in self.zig_target else None
+
+    @property
+    def minimum_macos(self) -> str | None:
+        """Oldest macOS a linked library loads on, such as ``11.0``; None off macOS."""
+        return self._version() if "-macos" in self.zig_target else None
+
+    def _version(self) -> str | None:
+        found = _VERSION.search(self.zig_target)
+        return found.group(1) if found else None
+
+
+class Reach(_Schema):
+    """Where such a device answers when the command line does not say; presets name no address."""
+
+    rpc: Address | None = None
+    ssh: str | None = None
+    tracker: Address | None = None
+    key: str | None = None
+
+
+class Target(_Schema):
+    """A device as the compiler sees it."""
+
+    name: Name
+    description: str
+    aliases: tuple[Name, ...] = ()
+    triple: str
+    """LLVM's triple: ``aarch64-linux-gnu``, ``armv7a-linux-gnueabihf``, ``aarch64-apple-macos``, …"""
+    cpu: CpuName
+    """LLVM's ``-mcpu`` name."""
+    features: tuple[Feature, ...] = ()
+    """LLVM's ``-mattr`` list; what kernels may rely on is listed even where ``cpu`` implies it."""
+    float_abi: Literal["hard", "soft"] | None = None
+    """Calling convention of floats; 32-bit ARM only."""
+    cores: PositiveInt
+    """Cores worth a thread each: without the slow ones where there are several kinds."""
+    clusters: tuple[Cluster, ...] = ()
+    """Kinds of cores, fastest first, where there is more than one."""
+    caches: Caches
+    vector: Vector
+    fma: bool
+    """Whether vectors have a fused multiply-add."""
+    linking: Linking
+    reach: Reach = Reach()
+    emulator: str | None = None
+    """QEMU's user-mode program that runs this target's code on another machine."""
+    notes: str = ""
+    sources: tuple[str, ...] = ()
+    """Public documents that the figures come from."""
+
+    @field_validator("triple")
+    @classmethod
+    def _known_triple(cls, triple: str) -> str:
+        architecture, _, rest = triple.partition("-")
+        if architecture == "arm64":
+            # TVM's own is_aarch64 test looks at the spelling.
+            raise ValueError(f"write 'aarch64-{rest}': TVM does not recognise 'arm64'")
+        if architecture not in _ARCHITECTURES:
+            raise ValueError(f"architecture {architecture!r} is not one of {', '.join(_ARCHITECTURES)}")
+        if "linux" not in rest and "macos" not in rest:
+            raise ValueError("the operating system is neither linux nor macos")
+        return triple
+
+    @field_validator("features")
+    @classmethod
+    def _consistent_features(cls, features: tuple[str, ...]) -> tuple[str, ...]:
+        names = [feature[1:] for feature in features]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} named more than once")
+        return features
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Target:
+        if self.triple.endswith("eabihf") and self.float_abi != "hard":
+            raise ValueError(f"float_abi must be 'hard' for {self.triple}")
+        if self.float_abi and self.architecture != "arm":
+            raise ValueError("float_abi is for 32-bit ARM only")
+        if self.clusters and sum(cluster.cores for cluster in self.clusters) < self.cores:
+            raise ValueError("cores is more than the clusters have together")
+        if self.emulator and self.system != "linux":
+            raise ValueError("QEMU's user mode runs Linux programs only")
+        return self
+
+    @property
+    def architecture(self) -> Architecture:
+        """Instruction set family."""
+        return _ARCHITECTURES[self.triple.partition("-")[0]]
+
+    @property
+    def system(self) -> System:
+        """Operating system."""
+        return "macos" if "macos" in self.triple else "linux"
+
+    def has(self, feature: str) -> bool:
+        """Whether ``feature`` (LLVM's name, no sign) is listed as present."""
+        return f"+{feature}" in self.features
+
+    def tvm_target(self) -> dict[str, object]:
+        """The dictionary that ``tvm.target.Target`` takes."""
+        target: dict[str, object] = {
+            "kind": "llvm",
+            "mtriple": self.triple,
+            "mcpu": self.cpu,
+            "num-cores": self.cores,
+            # Contraction to FMA only: full fast-math measured slower and breaks NaN handling.
+            "fast-math-contract": True,
+        }
+        if self.features:
+            target["mattr"] = list(self.features)
+        if self.float_abi:
+            target["mfloat-abi"] = self.float_abi
+        return target
+
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that can change generated code, in hexadecimal.
+
+        Two targets with the same fingerprint get the same bytes: names, notes and addresses do not count.
+        """
+        irrelevant = {"name", "description", "aliases", "reach", "emulator", "notes", "sources"}
+        content = self.model_dump(mode="json", exclude=irrelevant)
+        # The order of features does not matter to LLVM once none is named twice.
+        content["features"] = sorted(self.features)
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def to_toml(self) -> str:
+        """The target as a TOML file of one's own to start from; sizes in bytes."""
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        content.pop("aliases", None)
+        return _toml_table(content)
+
+
+def _toml_table(content: dict[str, object]) -> str:
+    plain = {key: value for key, value in content.items() if not _is_table(value)}
+    lines = [f"{key} = {_toml_value(value)}" for key, value in plain.items()]
+    for key, value in content.items():
+        if isinstance(value, dict):
+            lines += ["", f"[{key}]", *(f"{k} = {_toml_value(v)}" for k, v in value.items())]
+        elif _is_table(value) and isinstance(value, list):
+            for entry in value:
+                lines += ["", f"[[{key}]]", *(f"{k} = {_toml_value(v)}" for k, v in entry.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+
+
+def _toml_value(value: object) -> str:
+    # JSON's strings, numbers, booleans and arrays are TOML's too; nulls are defaults, which are left out.
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,17 @@
+"""Models built as ONNX from their definitions, without a training framework."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgevit.zoo.mobilevit import VARIANTS, build_mobilevit
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["VARIANTS", "build_mobilevit", "embedded_model"]
+
+
+def embedded_model() -> onnx.ModelProto:
+    """The model that ships with edgevit for its demonstration: MobileViT-XXS at 256 pixels, seeded weights."""
+    return build_mobilevit("xxs")
