@@ -20,8 +20,8 @@ class OnnxRuntimeReference:
     """ONNX Runtime, one thread, so that its sums have one order.
 
     It runs the file as the user wrote it, not edgevit's simplified copy, so that a fault of the
-    simplification shows. Only where training-mode nodes were stripped, whose results are random, does the
-    simplified graph take its place.
+    simplification shows. Only where training-mode nodes were stripped, whose results are random, or where
+    the model never was a file, does the simplified graph take its place.
     """
 
     def __init__(self, model: Model) -> None:
@@ -38,7 +38,8 @@ class OnnxRuntimeReference:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        untouched = model.source is not None and not model.stripped
+        stripped = any(note.startswith("stripped") for note in model.notes)
+        untouched = model.source is not None and not stripped
         source = str(model.source) if untouched else model.proto.SerializeToString()
         try:
             self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -97,6 +97,27 @@ class BenchResult(_Schema):
         """edgevit, then the peer if there is one."""
         return (self.edgevit, self.peer) if self.peer else (self.edgevit,)
 
+    def notes(self) -> list[str]:
+        """What a reader must know besides the numbers."""
+        if self.emulated:
+            return ["emulated: the path works. Times under emulation say nothing about a device; none is given."]
+        notes = []
+        if self.ratio and self.peer:
+            low, high = self.ratio.ci95_low, self.ratio.ci95_high
+            interval = f" (95 % interval {low:.3f} … {high:.3f})" if low and high else ""
+            notes.append(f"latency over {self.peer.name}'s: {self.ratio.median:.3f}{interval}; below 1 is faster")
+        cores = self.device.cores or 1
+        for runner in self.runners:
+            if runner.load_before is not None and runner.load_before > 0.5 * cores:
+                notes.append(
+                    f"the device was busy before {runner.name} ran (load {runner.load_before:.2f} on {cores} "
+                    "cores): expect a quieter one to be faster"
+                )
+                break
+        if not all(runner.complete for runner in self.runners):
+            notes.append(f"cut short after {self.protocol.max_seconds:g} s: fewer samples than the protocol asks")
+        return notes
+
     def to_csv(self) -> str:
         """One line per counted call: runner, index, seconds."""
         text = io.StringIO()

@@ -146,11 +146,12 @@ def _session_for(
     target: Target, build_progress: Callable[[int, int], None] | None
 ) -> Session | str:
     """A session that can execute the target's code on this machine, or why there is none."""
-    from edgevit.device.emulate import connect_emulated, find_emulator
     from edgevit.device.spawn import connect_process
 
     if _runs_here(target):
         return connect_process()
+    from edgevit.device.emulate import connect_emulated, find_emulator
+
     if target.emulator is None:
         return f"nothing on this machine executes {target.architecture} {target.system} code"
     if find_emulator(target) is None:

@@ -1,50 +1,62 @@
-"""A relay between TVM's RPC client and a device that makes every wait end.
+"""Make every wait for a device end.
 
-TVM's client blocks in ``recv`` for as long as the device keeps the connection open: a hung device would hang
-the user. So the client talks to a relay in this process, and when a deadline passes, or the far side has gone,
-the relay shuts both sockets: the blocked call then fails and is reported as what happened.
+TVM's RPC client blocks in ``recv`` for as long as the device keeps the connection open, in places even while
+it holds Python's interpreter lock: no thread of this process could interrupt it. So the client talks to a
+relay in a process of its own. When a deadline passes or the far side goes away the relay ends, its sockets
+close, the blocked call fails, and the failure is reported as what it was.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from edgevit.errors import DeviceBusy, DeviceError, DeviceLost, DeviceTimeout, DeviceUnreachable
 
-_BLOCK = 1 << 18
-_BUSY_ADVICE = "Wait until it is free, or ask 'edgevit devices doctor' what is there."
+_RELAY_SECONDS = 10.0
 
 
-class Relay:
-    """Forward one local connection to a device under deadlines.
+class Guard:
+    """A guarded connection to a device.
 
     Attributes:
         port: loopback port for TVM's client to connect to, once.
-        greeting: the first four bytes the device sent; TVM's servers answer a handshake with them.
+        greeting: the first four bytes the device sent, as far as the relay has told.
     """
 
     def __init__(self, device: socket.socket, address: str) -> None:
-        """Take over a connection.
+        """Hand a connection to a relay.
 
         Args:
-            device: connected to an RPC server; the relay closes it.
+            device: connected to an RPC server; closed here.
             address: how errors call the device.
+
+        Raises:
+            DeviceError: the relay did not start.
         """
         self.address = address
         self.greeting = b""
-        self._reason: type[DeviceError] | None = None
-        self._message = ""
-        self._lock = threading.Lock()
-        self._device = device
-        self._client: socket.socket | None = None
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1)
-        self.port = int(self._listener.getsockname()[1])
-        self._threads = [threading.Thread(target=self._serve, daemon=True)]
-        self._threads[0].start()
+        self._ended: str | None = None
+        self._control, theirs = socket.socketpair()
+        with theirs, device:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "edgevit.device.relay", str(device.fileno()), str(theirs.fileno())],
+                pass_fds=(device.fileno(), theirs.fileno()),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._control.settimeout(_RELAY_SECONDS)
+        self._lines = self._control.makefile("rb")
+        self.port = int(self._next().get("port", 0))
+        if not self.port:
+            self.close()
+            raise DeviceError("the relay process did not start.", where=address, advice="Is memory exhausted?")
 
     @contextlib.contextmanager
     def deadline(self, seconds: float, doing: str) -> Iterator[None]:
@@ -55,97 +67,84 @@ class Relay:
             DeviceBusy: the time passed and the device never sent a byte.
             DeviceLost: the connection ended.
         """
+        if self.ended:
+            raise self._failure("lost", doing, 0.0, 0.0)
         begun = time.monotonic()
-        timer = threading.Timer(seconds, self._expire, (seconds, doing))
-        timer.daemon = True
-        timer.start()
+        self._say({"begin": seconds})
         try:
             yield
         except DeviceError:
             raise
         except Exception as error:
-            failure = self._failure(doing, time.monotonic() - begun)
-            if failure is None:
+            reason = self._reason()
+            if reason is None:
                 raise
-            raise failure from error
+            raise self._failure(reason, doing, seconds, time.monotonic() - begun) from error
         finally:
-            timer.cancel()
-        if self._reason is not None:
-            failure = self._failure(doing, time.monotonic() - begun)
-            assert failure is not None
-            raise failure
+            self._say({"end": True})
 
     @property
     def ended(self) -> bool:
-        """Whether the connection is over, for whatever reason."""
-        return self._reason is not None
+        """Whether the connection is known to be over."""
+        return self._ended is not None
 
     def close(self) -> None:
-        """End the connection and its threads; safe to call twice."""
-        self._stop(DeviceLost, "the session was closed")
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(timeout=5)
+        """End the connection and the relay; safe to call twice."""
+        self._ended = self._ended or "lost"
+        self._lines.close()
+        self._control.close()
+        try:
+            self._process.wait(timeout=_RELAY_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
-    def _expire(self, seconds: float, doing: str) -> None:
-        if self.greeting:
-            self._stop(DeviceTimeout, f"no answer within {seconds:g} s while {doing}")
-        else:
-            self._stop(
-                DeviceBusy, f"it accepts connections but answered nothing within {seconds:g} s: busy or hung"
+    def _reason(self) -> str | None:
+        """Why the connection ended; None if it has not."""
+        if self._ended is None:
+            self._say({"ping": True})
+            self._next(until="pong")
+        return self._ended
+
+    def _failure(self, reason: str, doing: str, seconds: float, elapsed: float) -> DeviceError:
+        if reason == "timeout" and not self.greeting:
+            return DeviceBusy(
+                f"it accepts connections but answered nothing within {seconds:g} s: busy or hung.",
+                where=self.address,
+                advice="Wait until it is free, or ask 'edgevit devices doctor' what is there.",
             )
+        if reason == "timeout":
+            return DeviceTimeout(
+                f"no answer within {seconds:g} s while {doing}.",
+                where=self.address,
+                advice="Give it more time with --timeout, or restart the server on the device.",
+            )
+        return DeviceLost(
+            f"the connection ended after {elapsed:.1f} s while {doing}.",
+            where=self.address,
+            advice="Look at the server's output on the device; a crash or lack of memory is likely.",
+        )
 
-    def _failure(self, doing: str, elapsed: float) -> DeviceError | None:
-        if self._reason is None:
-            # The relay may learn of the closed socket a moment after the client does.
-            for _ in range(20):
-                time.sleep(0.01)
-                if self._reason is not None:
-                    break
-            else:
-                return None
-        reason: type[DeviceError] = self._reason or DeviceLost
-        advice = {
-            DeviceTimeout: "Give it more time with --timeout, or restart the server on the device.",
-            DeviceBusy: _BUSY_ADVICE,
-        }.get(reason, "Look at the server's output on the device; a crash or lack of memory is likely.")
-        message = self._message
-        if reason is DeviceLost:
-            message = f"the connection ended after {elapsed:.1f} s while {doing}"
-        return reason(f"{message}.", where=self.address, advice=advice)
+    def _say(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError, ValueError):  # an ended relay is noticed when its word is needed
+            self._control.sendall(json.dumps(message).encode() + b"\n")
 
-    def _stop(self, reason: type[DeviceError], message: str) -> None:
-        with self._lock:
-            if self._reason is None:
-                self._reason, self._message = reason, message
-        for end in (self._listener, self._client, self._device):
-            if end is not None:
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
-                with contextlib.suppress(OSError):
-                    end.close()
-
-    def _serve(self) -> None:
-        try:
-            self._client, _ = self._listener.accept()
-        except OSError:
-            return
-        self._listener.close()  # one client only: nobody else may slip in
-        self._client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        upward = threading.Thread(target=self._pump, args=(self._client, self._device, False), daemon=True)
-        self._threads.append(upward)
-        upward.start()
-        self._pump(self._device, self._client, True)
-
-    def _pump(self, source: socket.socket, sink: socket.socket, from_device: bool) -> None:
-        try:
-            while block := source.recv(_BLOCK):
-                if from_device and len(self.greeting) < 4:
-                    self.greeting = (self.greeting + block)[:4]
-                sink.sendall(block)
-        except OSError:
-            pass
-        self._stop(DeviceLost, "the connection ended")
+    def _next(self, until: str | None = None) -> dict[str, Any]:
+        """The relay's next line, or the next that has the key ``until``; empty once it has ended."""
+        while True:
+            try:
+                line = self._lines.readline()
+            except (OSError, ValueError):
+                line = b""
+            message: dict[str, Any] = json.loads(line) if line else {"ended": "lost"}
+            greeting = message.get("pong", message.get("greeting"))
+            if greeting is not None:
+                self.greeting = bytes.fromhex(greeting)
+            if "ended" in message:
+                self._ended = str(message["ended"])
+                return {}
+            if until is None or until in message:
+                return message
 
 
 def dial(host: str, port: int, *, timeout: float) -> socket.socket:

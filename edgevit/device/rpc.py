@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import socket
 import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from edgevit.device.guard import Relay
+from edgevit.device.guard import Guard
 from edgevit.device.session import LOAD_TIMEOUT, RUN_TIMEOUT, DeviceInfo, DeviceUsage, LoadedModel, Session
 from edgevit.errors import DeviceBusy, DeviceError, DeviceMismatch, DeviceUnreachable, EdgevitError
 
@@ -59,7 +60,8 @@ class RpcSession(Session):
         self._model: RpcModel | None = None
         self._remote: Any = None
         self._functions: dict[str, Any] = {}
-        self._relay = Relay(channel, address)
+        self.uploads = itertools.count()
+        self._guard = Guard(channel, address)
         try:
             self._shake_hands(key, handshake_timeout)
         except BaseException:
@@ -95,11 +97,11 @@ class RpcSession(Session):
             self._model.close()
             self._model = None
         self._functions.clear()
-        if not self._relay.ended:
-            with contextlib.suppress(Exception), self._relay.deadline(5, "closing"):
+        if not self._guard.ended:
+            with contextlib.suppress(Exception), self._guard.deadline(5, "closing"):
                 self._remote = None
         self._remote = None
-        self._relay.close()
+        self._guard.close()
         self._finish()
 
     def usage(self) -> DeviceUsage:
@@ -128,7 +130,7 @@ class RpcSession(Session):
 
     def limit(self, seconds: float, doing: str) -> contextlib.AbstractContextManager[None]:
         """Deadline for calls on :attr:`remote` made inside the block."""
-        return self._relay.deadline(seconds, doing)
+        return self._guard.deadline(seconds, doing)
 
     @property
     def remote(self) -> Any:
@@ -139,8 +141,8 @@ class RpcSession(Session):
         from tvm import rpc
 
         try:
-            with self._relay.deadline(timeout, "shaking hands"):
-                self._remote = rpc.connect("127.0.0.1", self._relay.port, key)
+            with self._guard.deadline(timeout, "shaking hands"):
+                self._remote = rpc.connect("127.0.0.1", self._guard.port, key)
         except Exception as error:
             refusal = self._refusal(key)
             if refusal is None and isinstance(error, EdgevitError):
@@ -150,7 +152,7 @@ class RpcSession(Session):
             ) from error
 
     def _refusal(self, key: str) -> DeviceError | None:
-        greeting = self._relay.greeting
+        greeting = self._guard.greeting
         if not greeting:
             return None
         code = struct.unpack("<i", greeting.ljust(4, b"\0"))[0]
@@ -213,13 +215,15 @@ class RpcModel(LoadedModel):
         self._entry = artifact.manifest.library.entry
         self._arguments: list[Any] = []
         self._vm: Any = None
-        name = artifact.manifest.library.file
+        # A name of its own: overwriting a library that is still mapped would crash the server.
+        name = f"{next(session.uploads)}-{artifact.manifest.library.file}"
         try:
             with session.limit(timeout, "uploading the model"):
                 session.remote.upload(bytearray(artifact.library), name)
             self._verify_upload(name)
             with session.limit(timeout, "loading the model"):
                 self._load(name)
+                session.remote.remove(name)  # it stays mapped; storage on a device is scarce
         except EdgevitError:
             raise
         except Exception as error:
@@ -273,7 +277,7 @@ class RpcModel(LoadedModel):
             raise
         except Exception:
             return  # a stock server cannot tell
-        if arrived != self.artifact.manifest.files[name].sha256:
+        if arrived != self.artifact.manifest.files[self.artifact.manifest.library.file].sha256:
             raise DeviceError(
                 "the library was damaged on its way to the device.",
                 where=self._session.address,

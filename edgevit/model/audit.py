@@ -67,5 +67,5 @@ def refuse_unsupported(nodes: list[UnsupportedNode], where: str | None) -> None:
     raise ModelError(
         f"{what} the compiler cannot take: {listed}{rest}.",
         where=where,
-        advice="'edgevit info' lists them all; exporting with simpler operators or another opset often helps.",
+        advice="'edgevit info' lists them all; simpler operators or another opset often help.",
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict
 
 from edgevit.model.audit import unsupported_nodes
-from edgevit.model.graph import all_nodes, value_shapes
+from edgevit.model.graph import all_nodes, itemsize, value_shapes
 from edgevit.model.macs import count_macs
 from edgevit.model.operators import ONNX_DOMAINS
 from edgevit.model.types import Model, TensorSpec
@@ -105,7 +105,7 @@ def describe(model: Model) -> ModelReport:
         operators=_operators(graph),
         parameters=_parameters(graph),
         macs=macs,
-        initializer_bytes=sum(_tensor_bytes(tensor) for tensor in graph.initializer),
+        initializer_bytes=sum(math.prod(t.dims) * itemsize(t.data_type) for t in graph.initializer),
         activation_bytes=_activation_bytes(graph),
         unsupported=unsupported,
         suggested_targets=() if unsupported else _targets(macs),
@@ -170,25 +170,13 @@ def _parameters(graph: onnx.GraphProto) -> int:
     )
 
 
-def _tensor_bytes(tensor: onnx.TensorProto) -> int:
-    return math.prod(tensor.dims) * _itemsize(tensor.data_type)
-
-
 def _activation_bytes(graph: onnx.GraphProto) -> int:
     shapes = value_shapes(graph)
     return sum(
-        math.prod(shapes[value.name]) * _itemsize(value.type.tensor_type.elem_type)
+        math.prod(shapes[value.name]) * itemsize(value.type.tensor_type.elem_type)
         for value in (*graph.value_info, *graph.output)
         if value.name in shapes
     )
-
-
-def _itemsize(data_type: int) -> int:
-    from onnx import TensorProto, helper
-
-    if data_type in {TensorProto.UNDEFINED, TensorProto.STRING}:
-        return 0
-    return int(helper.tensor_dtype_to_np_dtype(data_type).itemsize)
 
 
 def _targets(macs: int) -> tuple[str, ...]:

@@ -88,12 +88,13 @@ def _stated_bytes(tensor: onnx.TensorProto, model_path: Path) -> int:
     from onnx import helper
 
     try:
-        itemsize = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        itemsize: int = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     except (KeyError, TypeError):
         _fail(tensor, model_path, f"element type {tensor.data_type} cannot be stored externally")
     if any(dim < 0 for dim in tensor.dims):
         _fail(tensor, model_path, f"shape {list(tensor.dims)} is negative")
-    return math.prod(tensor.dims) * int(itemsize)
+    size: int = math.prod(tensor.dims) * itemsize
+    return size
 
 
 def _place(tensor: onnx.TensorProto, size: int, model_path: Path) -> tuple[Path, int]:

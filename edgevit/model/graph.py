@@ -65,11 +65,9 @@ def constant_value(
     graph: onnx.GraphProto, producers: Mapping[str, onnx.NodeProto], name: str
 ) -> np.ndarray[Any, Any] | None:
     """Value of an initializer or of a ``Constant`` node, seen through ``Identity``."""
-    from onnx import numpy_helper
-
     for tensor in graph.initializer:
         if tensor.name == name:
-            return numpy_helper.to_array(tensor)
+            return _array(tensor)
     node = producers.get(name)
     if node is None or node.domain not in ONNX_DOMAINS:
         return None
@@ -77,8 +75,25 @@ def constant_value(
         return constant_value(graph, producers, node.input[0])
     if node.op_type == "Constant":
         tensor = constant_tensor(node)
-        return None if tensor is None else numpy_helper.to_array(tensor)
+        return None if tensor is None else _array(tensor)
     return None
+
+
+def _array(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
+    from onnx import numpy_helper
+
+    array: np.ndarray[Any, Any] = numpy_helper.to_array(tensor)
+    return array
+
+
+def itemsize(data_type: int) -> int:
+    """Bytes of one element; 0 for strings and unknown types."""
+    from onnx import TensorProto, helper
+
+    if data_type in {TensorProto.UNDEFINED, TensorProto.STRING}:
+        return 0
+    size: int = helper.tensor_dtype_to_np_dtype(data_type).itemsize
+    return size
 
 
 def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:

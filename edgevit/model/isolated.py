@@ -50,11 +50,13 @@ def prepare_isolated(
     package = Path(__file__).resolve().parents[2]
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "edgevit.model.isolated", json.dumps(request)],
+            [sys.executable, "-c", "from edgevit.model.isolated import serve; serve()", json.dumps(request)],
             input=data,
+            # Python looks for modules in this folder first; the caller's may hold an onnx.py.
+            cwd=package,
             capture_output=True,
             timeout=timeout,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(package), *filter(None, sys.path)])},
+            env=_environment(),
             check=False,
         )
     except subprocess.TimeoutExpired as error:
@@ -71,6 +73,16 @@ def prepare_isolated(
     return onnx.ModelProto.FromString(body), reply["notes"]
 
 
+def _environment() -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path))),
+        # ONNX Runtime, which onnxsim folds constants with, reports model names and hashes to its vendor
+        # from version 1.29 on, and leaves a session file behind, unless told not to.
+        "ORT_DISABLE_TELEMETRY": "1",
+    }
+
+
 def _crashed(how: str, where: str | None) -> ModelError:
     return ModelError(
         f"the graph cannot be simplified: the simplifier {how}.",
@@ -84,24 +96,26 @@ def _last(stderr: bytes) -> str:
     return lines[-1][:200] if lines else "no message"
 
 
-def _limit_memory(size: int) -> None:
+def _limit(memory: int) -> None:
+    """Cap what this process may allocate, and leave no core file if it crashes."""
     try:
         import resource
     except ImportError:  # not a POSIX system
         return
     # Allocated data, not address space: thread stacks and arenas only reserve the latter.
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if hard == resource.RLIM_INFINITY or size < hard:
-        resource.setrlimit(resource.RLIMIT_DATA, (size, hard))
+    if hard == resource.RLIM_INFINITY or memory < hard:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
-def _serve() -> None:
+def serve() -> None:
     """The other side: request in the arguments, model on standard input, reply on standard output."""
     reply_stream = os.fdopen(os.dup(1), "wb")
     # Libraries print progress; nothing of it may mix with the reply.
     os.dup2(2, 1)
     request = json.loads(sys.argv[1])
-    _limit_memory(request["memory"])
+    _limit(request["memory"])
     import onnx
 
     from edgevit.model.prepare import prepare
@@ -118,7 +132,3 @@ def _serve() -> None:
         reply = {"error": error.message, "where": error.where, "advice": error.advice}
     with reply_stream:
         reply_stream.write(json.dumps(reply).encode() + b"\n" + body)
-
-
-if __name__ == "__main__":
-    _serve()

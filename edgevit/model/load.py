@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgevit.errors import ModelError
 from edgevit.model.audit import refuse_unsupported, unsupported_nodes
-from edgevit.model.graph import opset_of, value_shapes
+from edgevit.model.graph import itemsize, opset_of, value_shapes
 from edgevit.model.isolated import prepare_isolated
 from edgevit.model.operators import INPUT_DTYPES, MIN_OPSET
 from edgevit.model.shapes import Shapes, real_inputs, settle_shapes
@@ -35,7 +35,7 @@ def load(path: str | Path, *, shapes: Shapes = None, max_bytes: int = MAX_BYTES,
             shape where the model has one input.
         max_bytes: refuse more bytes than this, external data included.
         audit: refuse operators that the compiler cannot take. Without it they stay in the graph, for
-            :func:`edgevit.model.describe` to list.
+            :func:`edgevit.model.describe` to list; dimensions of outputs they hide are then -1.
 
     Raises:
         ModelError: the file cannot be used; the message says why and what to do.
@@ -62,15 +62,16 @@ def _finish(proto: onnx.ModelProto, path: Path | None, sha256: str, shapes: Shap
     _check_input_bytes(proto, settled, where)
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     proto, notes = prepare_isolated(proto, settled, where, audit=audit)
+    unsupported = unsupported_nodes(proto)
     if audit:
-        refuse_unsupported(unsupported_nodes(proto), where)
+        refuse_unsupported(unsupported, where)
     _check_value_bytes(proto, where)
     return Model(
         proto=proto,
         source=path,
         sha256=sha256,
-        inputs=tuple(_spec(value, where) for value in proto.graph.input),
-        outputs=tuple(_spec(value, where) for value in proto.graph.output),
+        inputs=tuple(_spec(value, where, strict=True) for value in proto.graph.input),
+        outputs=tuple(_spec(value, where, strict=not unsupported) for value in proto.graph.output),
         opset=opset_of(proto),
         notes=tuple(notes),
         metadata=metadata,
@@ -88,6 +89,12 @@ def _check_header(proto: onnx.ModelProto, where: str | None) -> None:
     if not real_inputs(proto):
         raise ModelError(
             "the graph has no inputs: its result is a constant.", where=where, advice="Export it again."
+        )
+    if proto.graph.sparse_initializer:
+        raise ModelError(
+            "the model keeps weights as sparse tensors, which are not supported.",
+            where=where,
+            advice="Export it with dense weights.",
         )
     if opset == 0:
         raise ModelError(
@@ -137,7 +144,7 @@ _SAME_NAMES = frozenset({"float", "float16", "double", "int8", "uint8", "int32",
 
 
 def _check_input_bytes(proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], where: str | None) -> None:
-    sizes = {value.name: _itemsize(value) for value in real_inputs(proto)}
+    sizes = {value.name: itemsize(value.type.tensor_type.elem_type) for value in real_inputs(proto)}
     _refuse_bytes(sum(math.prod(shapes[name]) * size for name, size in sizes.items()), "its inputs", where)
 
 
@@ -145,7 +152,7 @@ def _check_value_bytes(proto: onnx.ModelProto, where: str | None) -> None:
     graph = proto.graph
     shapes = value_shapes(graph)
     total = sum(
-        math.prod(shapes[value.name]) * _itemsize(value)
+        math.prod(shapes[value.name]) * itemsize(value.type.tensor_type.elem_type)
         for value in (*graph.input, *graph.value_info, *graph.output)
         if value.name in shapes
     )
@@ -161,19 +168,10 @@ def _refuse_bytes(total: int, what: str, where: str | None) -> None:
         )
 
 
-def _itemsize(value: onnx.ValueInfoProto) -> int:
-    from onnx import TensorProto, helper
-
-    code = value.type.tensor_type.elem_type
-    if code in {TensorProto.UNDEFINED, TensorProto.STRING}:
-        return 1
-    return int(helper.tensor_dtype_to_np_dtype(code).itemsize)
-
-
-def _spec(value: onnx.ValueInfoProto, where: str | None) -> TensorSpec:
+def _spec(value: onnx.ValueInfoProto, where: str | None, *, strict: bool) -> TensorSpec:
     tensor = value.type.tensor_type
     dims = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim]
-    if not tensor.HasField("shape") or any(dim <= 0 for dim in dims):
+    if strict and (not tensor.HasField("shape") or any(dim <= 0 for dim in dims)):
         raise ModelError(
             f"the shape of output {value.name!r} is not known before the model runs"
             f" ({'x'.join('?' if dim < 0 else str(dim) for dim in dims) or 'no rank'}).",

@@ -7,16 +7,18 @@ Everything here runs ONNX's and onnxsim's C++ over a file someone else wrote, so
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgevit.errors import ModelError
 from edgevit.model.audit import refuse_unsupported, unknown_nodes
-from edgevit.model.graph import captured_names, constant_tensor
+from edgevit.model.graph import captured_names, constant_tensor, subgraphs
 from edgevit.model.operators import ONNX_DOMAINS
 from edgevit.model.training import has_random_nodes, strip_dropout_nodes, strip_random_dropout
 
 if TYPE_CHECKING:
     import onnx
+
+_Message = TypeVar("_Message", bound=Any)
 
 KEPT_FOR_THE_COMPILER = (
     "eliminate_duplicate_initializer",
@@ -61,13 +63,12 @@ def prepare(
     unknown = unknown_nodes(proto)
     if audit:
         refuse_unsupported(unknown, where)
-    _check(proto, where, strict=not unknown)
     _fix_shapes(proto, shapes)
+    proto = _infer_shapes(proto, where, strict=not unknown)
+    _check(proto, where, strict=not unknown)
     notes += strip_dropout_nodes(proto, where)
     lift_constants(proto.graph)
-    if unknown:
-        proto = _infer_shapes(proto, where)
-    else:
+    if not unknown:
         proto = _simplify(proto, where)
         if has_random_nodes(proto.graph):
             notes += strip_random_dropout(proto, where)
@@ -82,9 +83,11 @@ def prepare(
 
 
 def lift_constants(graph: onnx.GraphProto) -> None:
-    """Turn ``Constant`` nodes into initializers, in place: one form for the compiler to look at."""
+    """Turn ``Constant`` nodes into initializers, in place, in subgraphs too: one form for the compiler."""
     kept = []
     for node in graph.node:
+        for inner in subgraphs(node):
+            lift_constants(inner)
         tensor = None
         if node.op_type == "Constant" and node.domain in ONNX_DOMAINS:
             tensor = constant_tensor(node)
@@ -139,9 +142,9 @@ def tidy(proto: onnx.ModelProto) -> None:
         del item.metadata_props[:]
 
 
-def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
-    copy = type(proto)()
-    copy.CopyFrom(proto)
+def _copy(message: _Message) -> _Message:
+    copy: _Message = type(message)()
+    copy.CopyFrom(message)
     return copy
 
 
@@ -171,18 +174,16 @@ def _check(proto: onnx.ModelProto, where: str | None, *, strict: bool) -> None:
 
 
 def _fix_shapes(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Write the static input shapes; forget inferred shapes and output sizes that may contradict them."""
+    """Write the static input shapes, in place, and forget inferred shapes that may contradict them."""
     for value in proto.graph.input:
         if value.name in shapes:
-            value.type.tensor_type.shape.ClearField("dim")
-            for dim in shapes[value.name]:
-                value.type.tensor_type.shape.dim.add().dim_value = dim
+            shape = value.type.tensor_type.shape
+            shape.ClearField("dim")
             # A scalar has a shape without dimensions, which is not the same as no shape.
-            value.type.tensor_type.shape.SetInParent()
+            shape.SetInParent()
+            for dim in shapes[value.name]:
+                shape.dim.add().dim_value = dim
     del proto.graph.value_info[:]
-    for value in proto.graph.output:
-        if any(not dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim):
-            value.type.tensor_type.ClearField("shape")
 
 
 def _simplify(proto: onnx.ModelProto, where: str | None) -> onnx.ModelProto:
@@ -203,13 +204,22 @@ def _simplify(proto: onnx.ModelProto, where: str | None) -> onnx.ModelProto:
     return _infer_shapes(simplified, where)
 
 
-def _infer_shapes(proto: onnx.ModelProto, where: str | None) -> onnx.ModelProto:
+def _infer_shapes(proto: onnx.ModelProto, where: str | None, *, strict: bool = True) -> onnx.ModelProto:
+    """Infer all shapes; what the file says of an output counts only where inference cannot tell."""
     from onnx import shape_inference
 
+    stated = [_copy(value) for value in proto.graph.output]
+    for value in proto.graph.output:
+        if value.type.WhichOneof("value") == "tensor_type":
+            value.type.tensor_type.ClearField("shape")
     try:
-        return shape_inference.infer_shapes(proto, check_type=True, data_prop=True)
+        proto = shape_inference.infer_shapes(proto, check_type=strict, strict_mode=strict, data_prop=True)
     except Exception as error:  # InferenceError, and whatever else the C++ threw
         raise _broken(error, where) from error
+    for value, before in zip(proto.graph.output, stated, strict=True):
+        if not value.type.tensor_type.HasField("shape"):
+            value.CopyFrom(before)
+    return proto
 
 
 def _broken(error: Exception, where: str | None) -> ModelError:

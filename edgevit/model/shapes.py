@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -113,18 +114,21 @@ def _by_name(
                 advice=f"Name it: {names[0] if names else 'input'}=1x3x256x256.",
             )
         shapes = {names[0]: shapes}
-    for name, shape in shapes.items():
+    for name in shapes:
         if name not in names:
             raise ModelError(
                 f"there is no input {name!r} to give a shape to.",
                 where=where,
                 advice=f"The inputs are {', '.join(names)}.",
             )
-        if any(isinstance(dim, bool) or not isinstance(dim, int) for dim in shape):
-            raise ModelError(
-                f"the shape {list(shape)} of input {name!r} holds something else than whole numbers."
-            )
-    return {name: tuple(shape) for name, shape in shapes.items()}
+    try:
+        return {name: tuple(operator.index(dim) for dim in shape) for name, shape in shapes.items()}
+    except TypeError as error:
+        raise ModelError(
+            "a shape holds something else than whole numbers.",
+            where=where,
+            advice="Write it like (1, 3, 256, 256).",
+        ) from error
 
 
 def _stated_dims(value: onnx.ValueInfoProto) -> list[int | str | None] | None:

@@ -85,7 +85,6 @@ def _check_file(path: Path, max_bytes: int) -> None:
 
 def _parse(data: bytes, path: Path) -> onnx.ModelProto:
     import onnx
-    from google.protobuf.message import DecodeError
 
     for offset, magic, what in _FOREIGN:
         if data[offset : offset + len(magic)] == magic:
@@ -95,7 +94,7 @@ def _parse(data: bytes, path: Path) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
-    except (DecodeError, ValueError) as error:
+    except Exception as error:  # protobuf's DecodeError, whose module has no types
         raise _unparsable(data, path) from error
     # Random bytes can parse as unknown fields: a model has at least a version and a graph.
     if not 0 < proto.ir_version < 1000 or not proto.HasField("graph"):

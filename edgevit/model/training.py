@@ -79,7 +79,7 @@ def strip_dropout_nodes(proto: onnx.ModelProto, where: str | None) -> list[str]:
             continue
         if len(node.output) > 1 and node.output[1] and used[node.output[1]]:
             raise ModelError(
-                f"the mask of {node_label(node)} is used: the graph computes gradients or training statistics.",
+                f"the mask of {node_label(node)} is used, which happens in training only.",
                 where=where,
                 advice=_ADVICE,
             )
@@ -290,9 +290,12 @@ def _substitute(graph: onnx.GraphProto, replaced: dict[str, str]) -> None:
     kept = [node for node in graph.node if not any(name in replaced for name in node.output)]
     for node in kept:
         _rename_inputs(node, settle)
-    for value in graph.output:
-        if value.name in replaced:
-            kept.append(helper.make_node("Identity", [settle(value.name)], [value.name]))
+    # Graph outputs keep their names.
+    kept += [
+        helper.make_node("Identity", [settle(value.name)], [value.name])
+        for value in graph.output
+        if value.name in replaced
+    ]
     del graph.node[:]
     graph.node.extend(kept)
 

@@ -13,5 +13,5 @@ __all__ = ["VARIANTS", "build_mobilevit", "embedded_model"]
 
 
 def embedded_model() -> onnx.ModelProto:
-    """The model that ships with edgevit for its demonstration: MobileViT-XXS at 256 pixels, seeded weights."""
+    """The demonstration's model: MobileViT-XXS at 256 pixels, 1,000 classes, seeded weights."""
     return build_mobilevit("xxs")

@@ -81,9 +81,10 @@ void ElfImage::ReadDynamic() {
 
 void ElfImage::ReadSymbols() {
   if (strings_.size == 0) segments_.Fail("it has no symbol names");
-  names_ = segments_.At<char>(strings_.address, strings_.size, "its string table");
-  // With a zero at the very end, every name that starts inside the table also ends inside it.
-  if (names_[strings_.size - 1] != '\0') segments_.Fail("its string table is damaged");
+  // A copy, because a hostile relocation may overwrite the original. It ends with a zero, so every
+  // name that starts inside it also ends inside it.
+  names_.assign(segments_.At<char>(strings_.address, strings_.size, "its string table"),
+                strings_.size);
   symbol_count_ = CountSymbols();
   symbols_ = segments_.At<ElfSymbol>(symbols_address_, symbol_count_, "its symbol table");
   for (uint64_t i = 1; i < symbol_count_; ++i) {
@@ -116,8 +117,8 @@ uint64_t ElfImage::CountSymbols() const {
 }
 
 const char* ElfImage::NameOf(const ElfSymbol& symbol) const {
-  if (symbol.st_name >= strings_.size) segments_.Fail("a symbol's name lies outside its table");
-  return names_ + symbol.st_name;
+  if (symbol.st_name >= names_.size()) segments_.Fail("a symbol's name lies outside its table");
+  return names_.c_str() + symbol.st_name;
 }
 
 // DT_RELR: a word is either the address of a slot or a bitmap of the slots behind the last one.

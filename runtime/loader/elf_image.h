@@ -44,7 +44,7 @@ class ElfImage {
   ElfSegments segments_;
   Table strings_, relocations_, plt_relocations_, relative_, initialisers_;
   uint64_t symbols_address_ = 0, hash_ = 0, gnu_hash_ = 0, init_ = 0;
-  const char* names_ = nullptr;
+  std::string names_;
   const ElfSymbol* symbols_ = nullptr;
   uint64_t symbol_count_ = 0;
   std::unordered_map<std::string_view, ElfWord> exports_;

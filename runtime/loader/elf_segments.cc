@@ -168,10 +168,7 @@ void ElfSegments::Map(int file, const ElfSegment& segment) {
   const uint64_t all_pages = (lead + segment.p_memsz + page_ - 1) / page_ * page_;
   const int protection = Protection(segment);
   if (file_pages != 0) {
-    const auto offset = static_cast<off_t>(segment.p_offset - lead);
-    if (mmap(start, file_pages, protection, MAP_PRIVATE | MAP_FIXED, file, offset) == MAP_FAILED) {
-      Fail(std::string("a segment cannot be mapped: ") + std::strerror(errno));
-    }
+    MapFile(file, segment.p_offset - lead, start, file_pages, file_bytes, protection);
     // The last page of the file's part holds whatever follows in the file; the rest of the segment
     // must read as zero.
     if (segment.p_memsz > segment.p_filesz) {
@@ -183,6 +180,20 @@ void ElfSegments::Map(int file, const ElfSegment& segment) {
            MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) {
     Fail(std::string("no memory for its zeroed data: ") + std::strerror(errno));
   }
+}
+
+void ElfSegments::MapFile(int file, uint64_t offset, char* start, uint64_t pages, uint64_t bytes,
+                          int protection) {
+  constexpr int kFlags = MAP_PRIVATE | MAP_FIXED;
+  if (mmap(start, pages, protection, kFlags, file, static_cast<off_t>(offset)) != MAP_FAILED) return;
+  // A work folder mounted noexec refuses to map code, though code may be read and then run.
+  const bool refused = (errno == EPERM || errno == EACCES) && (protection & PROT_EXEC);
+  constexpr int kWritable = PROT_READ | PROT_WRITE;
+  if (!refused || mmap(start, pages, kWritable, kFlags | MAP_ANONYMOUS, -1, 0) == MAP_FAILED ||
+      !ReadAt(file, offset, start, bytes) || mprotect(start, pages, protection) != 0) {
+    Fail(std::string("a segment cannot be mapped: ") + std::strerror(errno));
+  }
+  __builtin___clear_cache(start, start + pages);
 }
 
 void ElfSegments::Unmap() {
@@ -211,8 +222,11 @@ const void* ElfSegments::Range(uint64_t address, uint64_t count, uint64_t size, 
   for (const ElfSegment& segment : loads_) {
     if (address < segment.p_vaddr || address - segment.p_vaddr > segment.p_memsz) continue;
     if ((segment.p_flags & (PF_R | flags)) != (PF_R | flags)) continue;
-    const uint64_t room = segment.p_memsz - (address - segment.p_vaddr);
-    if (count <= room / size) return base_ + address;
+    // What is only read or called must come from the file; what is written may be zeroed data. So the
+    // file's size bounds every table, whatever a header claims.
+    const uint64_t extent = (flags & PF_W) ? segment.p_memsz : segment.p_filesz;
+    const uint64_t start = address - segment.p_vaddr;
+    if (start <= extent && count <= (extent - start) / size) return base_ + address;
   }
   Fail(std::string(what) + " lies outside the image");
 }

@@ -64,6 +64,8 @@ class ElfSegments {
   void CheckSegment(const ElfSegment& segment, uint64_t file_size);
   void Reserve();
   void Map(int file, const ElfSegment& segment);
+  void MapFile(int file, uint64_t offset, char* start, uint64_t pages, uint64_t bytes,
+               int protection);
   void Unmap();
   const void* Range(uint64_t address, uint64_t count, uint64_t size, unsigned flags,
                     const char* what) const;

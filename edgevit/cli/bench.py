@@ -1,0 +1,88 @@
+"""``edgevit bench``: how fast the artifact is, on the device it runs on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgevit.cli.where import Emulate, Key, Local, Rpc, Ssh, Timeout, Tracker, Where
+
+if TYPE_CHECKING:
+    from edgevit.bench.result import BenchResult
+
+
+def bench(
+    artifact: Annotated[Path, typer.Argument(help="What 'edgevit compile' wrote.")],
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Worker threads; default: the runtime's choice.")
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Calls to time, at least.")] = 50,
+    min_seconds: Annotated[
+        float, typer.Option("--seconds", min=0.0, help="Seconds to time for, at least.")
+    ] = 2.0,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", help="onnxruntime: measured in turns, in a process of its own, here."),
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option("--reference", help="The ONNX file for --against, if it has moved.")
+    ] = None,
+    rpc: Rpc = None,
+    tracker: Tracker = None,
+    key: Key = None,
+    ssh: Ssh = None,
+    emulate: Emulate = False,
+    local: Local = False,
+    timeout: Timeout = 20.0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the result with every sample, as JSON.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print every sample as CSV.")] = False,
+) -> None:
+    """Measure the latency of ARTIFACT. Under --emulate only the path is tried: no latency is printed."""
+    import json
+
+    from edgevit.artifact import load_artifact
+    from edgevit.bench.result import QUICK
+    from edgevit.bench.run import bench as measure
+    from edgevit.cli.output import console, print_json, steps
+    from edgevit.files import write_atomic
+    from edgevit.sources import load_source
+    from edgevit.report.tables import bench_table
+
+    where = Where(rpc, tracker, key, ssh, emulate, local, timeout)
+    with steps() as shown:
+        shown.stage("load")
+        loaded = load_artifact(artifact)
+        model = load_source(loaded.manifest, reference, near=artifact.parent) if against else None
+        with where.connect(loaded, shown) as session:
+            shown.stage("measure")
+            result = measure(
+                loaded,
+                session,
+                protocol=QUICK.model_copy(update={"min_samples": samples, "min_seconds": min_seconds}),
+                threads=threads,
+                against=against,
+                reference=model.source if model else None,
+                progress=shown.share,
+            )
+    if output is not None:
+        write_atomic(output, json.dumps(result.to_json(), indent=1, sort_keys=True) + "\n")
+    if as_json:
+        print_json(result.to_json())
+    elif as_csv:
+        print(result.to_csv(), end="")
+    else:
+        console().print(bench_table(result))
+        _print_notes(result)
+
+
+def _print_notes(result: BenchResult) -> None:
+    from edgevit.cli.output import console
+
+    printer = console()
+    for note in result.notes():
+        printer.print(note, soft_wrap=True)

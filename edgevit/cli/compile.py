@@ -1,0 +1,90 @@
+"""``edgevit compile``: a model and a target become an artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from edgevit.artifact import Artifact
+
+
+def compile_command(
+    model: Annotated[Path, typer.Argument(help="The ONNX file.")],
+    target: Annotated[str, typer.Option("--target", "-t", help="A name from 'edgevit targets', or a TOML file.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="FILE.edgevit, or a folder. Default: MODEL-TARGET.edgevit in this folder."
+        ),
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option("--shape", help="1x3x256x256 or INPUT=1x3x256x256, for inputs of dynamic shape."),
+    ] = None,
+    linker: Annotated[str | None, typer.Option("--linker", help="zig, system or ndk.")] = None,
+    tuning_log: Annotated[
+        Path | None, typer.Option("--tuning-log", help="Folder of tuning records to use.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Execute the code and compare with ONNX Runtime.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+) -> None:
+    """Compile MODEL for a target, check the result and write the artifact."""
+    import time
+
+    from edgevit.cli.output import console, print_json, steps
+    from edgevit.compiler.compile import compile_model
+    from edgevit.model import load, parse_shapes
+    from edgevit.report.units import size
+    from edgevit.sources import remember
+    from edgevit.targets import get_target
+
+    begun = time.monotonic()
+    chosen = get_target(target)
+    path = output or Path(f"{model.stem}-{chosen.name}.edgevit")
+    with steps() as shown:
+        shown.stage("load")
+        loaded = load(model, shapes=parse_shapes(shape or []))
+        artifact = compile_model(
+            loaded,
+            chosen,
+            linker=linker,
+            tuning_log=tuning_log,
+            verify=verify,
+            stage=shown.stage,
+            build_progress=shown.build,
+        )
+        artifact = artifact.save(path)
+        remember(loaded)
+    if as_json:
+        print_json({"path": str(path), "sha256": artifact.sha256, **artifact.manifest.model_dump(mode="json")})
+        return
+    printer = console()
+    bytes_written = sum(info.bytes for info in artifact.manifest.files.values())
+    printer.print(
+        f"[bold]{path}[/]  {size(bytes_written)} for {chosen.name} in {time.monotonic() - begun:.1f} s",
+        soft_wrap=True,
+    )
+    printer.print(_kernels_line(artifact), soft_wrap=True)
+    printer.print(_check_line(artifact), soft_wrap=True)
+
+
+def _kernels_line(artifact: Artifact) -> str:
+    manifest = artifact.manifest
+    families = ", ".join(f"{count} {family}" for family, count in manifest.kernels.items())
+    return f"kernels: {families}; tuning records used: {manifest.tuning.records}"
+
+
+def _check_line(artifact: Artifact) -> str:
+    check = artifact.manifest.check
+    if check.status != "passed":
+        return f"[yellow]not checked[/]: {check.reason}"
+    place = "on this machine" if check.hardware else "under QEMU; no hardware has confirmed it yet"
+    return (
+        f"[green]checked[/] against {check.reference} {place}: max abs error {check.max_abs_error:.3g} "
+        f"of max |reference| {check.max_abs_reference:.3g}, {check.seeds} inputs × {check.calls} calls"
+    )

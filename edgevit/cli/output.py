@@ -1,0 +1,83 @@
+"""What commands print with: tables on stdout, progress and errors on stderr, JSON for scripts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edgevit.errors import EdgevitError
+
+
+def console() -> Console:
+    """Console for results: stdout."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def status() -> Console:
+    """Console for progress and errors: stderr, so that stdout can be piped."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(data: Any) -> None:
+    """JSON on stdout: sorted, indented, one document."""
+    print(json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False))
+
+
+def print_error(error: EdgevitError) -> None:
+    """What happened, where, what to do next."""
+    from rich.markup import escape
+
+    where = f"{escape(error.where)}: " if error.where else ""
+    printer = status()
+    printer.print(f"[bold red]error:[/] {where}{escape(error.message)}", soft_wrap=True)
+    if error.advice:
+        printer.print(f"  [dim]→[/] {escape(error.advice)}", soft_wrap=True)
+
+
+class Steps:
+    """Names of stages as they begin, and one bar at a time for a stage that counts."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=status(),
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=None)
+
+    def stage(self, name: str) -> None:
+        """A new stage begins; how long it takes is not known."""
+        self._progress.reset(self._task, description=name, total=None)
+
+    def share(self, done: float) -> None:
+        """The finished share of the current stage, 0 to 1."""
+        self._progress.update(self._task, total=1.0, completed=done)
+
+    def build(self, done: int, total: int) -> None:
+        """Files compiled of the device server, which is built once per kind of device."""
+        self._progress.update(
+            self._task, description="build the device server (once)", total=total, completed=done
+        )
+
+
+@contextlib.contextmanager
+def steps() -> Iterator[Steps]:
+    """Show progress on stderr while the block runs."""
+    shown = Steps()
+    with shown._progress:
+        yield shown
