@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgevit.artifact import Artifact as Artifact
     from edgevit.artifact import load_artifact as load_artifact
     from edgevit.bench.run import bench as bench
-    from edgevit.compiler.compile import compile_model as compile
+    from edgevit.compiler.compile import compile_model as compile  # noqa: A004, F401
     from edgevit.device.connect import connect as connect
     from edgevit.errors import EdgevitError as EdgevitError
     from edgevit.model import Model as Model
@@ -45,7 +45,7 @@ _HOMES = {
     "load_artifact": "edgevit.artifact:load_artifact",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

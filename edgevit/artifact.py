@@ -90,9 +90,7 @@ def load_artifact(path: str | Path) -> Artifact:
     elif path.is_file():
         content = _read_zip(path)
     else:
-        raise ArtifactError(
-            "there is no such artifact.", where=str(path), advice="'edgevit compile' makes one."
-        )
+        raise ArtifactError("there is no such artifact.", where=str(path), advice="'edgevit compile' makes one.")
     manifest = _parse_manifest(content.pop(MANIFEST), path)
     _verify(manifest, content, path)
     return Artifact(manifest, content, path)
@@ -203,6 +201,4 @@ def _verify(manifest: Manifest, content: Mapping[str, bytes], path: Path) -> Non
         )
     for name, expected in manifest.files.items():
         if file_info(content[name]) != expected:
-            raise ArtifactError(
-                f"{name!r} differs from the hash in the manifest.", where=str(path), advice=_ADVICE
-            )
+            raise ArtifactError(f"{name!r} differs from the hash in the manifest.", where=str(path), advice=_ADVICE)

@@ -101,18 +101,14 @@ def _linux(machine: str, exact: bool) -> Target:
         caches=caches,
         vector=_x86_vector(present) if x86 else Vector(bits=128, registers=32),
         fma="fma" in present if x86 else True,
-        linking=Linking(
-            zig_target=f"{machine}-linux-gnu.{_glibc()}", zig_static_target=f"{machine}-linux-musl"
-        ),
+        linking=Linking(zig_target=f"{machine}-linux-gnu.{_glibc()}", zig_static_target=f"{machine}-linux-musl"),
         notes=notes,
     )
 
 
 def _macos(exact: bool) -> Target:
     triple = "aarch64-apple-macos"
-    present = {"neon"} | {
-        llvm for name, llvm in _MACOS_FEATURES.items() if _sysctl(f"hw.optional.arm.{name}") == 1
-    }
+    present = {"neon"} | {llvm for name, llvm in _MACOS_FEATURES.items() if _sysctl(f"hw.optional.arm.{name}") == 1}
     cpu = _llvm_cpu(triple, fallback="apple-m1")[0] if exact else "apple-m1"
     # perflevel0 is the performance cluster.
     return Target(
@@ -261,9 +257,7 @@ def _glibc() -> str:
 
 def _sysctl(name: str) -> int | None:
     try:
-        done = subprocess.run(
-            ["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, timeout=10, check=True
-        )
+        done = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, timeout=10, check=True)
         return int(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None

@@ -46,26 +46,19 @@ class Linker:
         """
         self.kind = kind or target.linking.linker
         if self.kind not in LINKERS:
-            raise UserError(
-                f"there is no linker {self.kind!r}.", advice=f"Choose one of {', '.join(LINKERS)}."
-            )
+            raise UserError(f"there is no linker {self.kind!r}.", advice=f"Choose one of {', '.join(LINKERS)}.")
         self.suffix = ".dylib" if target.system == "macos" else ".so"
         find = {"zig": _zig, "system": _system, "ndk": _ndk}[self.kind]
         self._command, self.description = find(target)
         self._flags = _flags(target, self.suffix)
 
-    def __call__(self, output: str, objects: Sequence[str], options: object = None) -> None:
+    def __call__(self, output: str, objects: Sequence[str], options: object = None) -> None:  # noqa: ARG002
         """Link ``objects`` into ``output``; the signature TVM's ``export_library`` expects."""
         command = [*self._command, *self._flags, "-o", output, *objects]
-        # Zig caches by command line; a path outside the build folder would defeat identical bytes.
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
-            )
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
         except subprocess.TimeoutExpired as error:
-            raise ToolchainError(
-                f"linking took more than {_TIMEOUT_SECONDS:.0f} s.", where=self.description
-            ) from error
+            raise ToolchainError(f"linking took more than {_TIMEOUT_SECONDS:.0f} s.", where=self.description) from error
         if done.returncode:
             last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-8:])
             raise ToolchainError(
@@ -97,7 +90,8 @@ def _zig(target: Target) -> tuple[list[str], str]:
         label = f"zig {version('ziglang')}"
     except ImportError as error:
         raise ToolchainError(
-            "zig is not installed.", advice="Install it with 'pip install ziglang', or choose --linker system."
+            "zig is not installed.",
+            advice="Install it with 'pip install ziglang', or choose --linker system.",
         ) from error
     return [sys.executable, "-m", "ziglang", "cc", "-target", target.linking.zig_target], label
 
@@ -125,9 +119,7 @@ def _ndk(target: Target) -> tuple[list[str], str]:
             advice="Point it at an installed Android NDK, or leave --linker out to use zig.",
         )
     if "android" not in target.triple:
-        raise UserError(
-            f"the Android NDK cannot link for {target.triple}.", advice="Leave --linker out to use zig."
-        )
+        raise UserError(f"the Android NDK cannot link for {target.triple}.", advice="Leave --linker out to use zig.")
     architecture = target.triple.partition("-")[0]
     found = sorted(Path(root).glob(f"toolchains/llvm/prebuilt/*/bin/{architecture}-linux-android*-clang"))
     if not found:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from edgevit.model import Model
 
 
-
 def cache_folder() -> Path:
     """Where edgevit keeps what can be made again: ``EDGEVIT_CACHE_DIR``, else the user's cache folder."""
     from platformdirs import user_cache_path

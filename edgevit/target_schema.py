@@ -22,9 +22,7 @@ def _spelled(pattern: str, rule: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-Name = Annotated[
-    str, _spelled(r"[a-z0-9][a-z0-9._-]{0,63}", "a name of lower-case letters, digits, '.', '_' and '-'")
-]
+Name = Annotated[str, _spelled(r"[a-z0-9][a-z0-9._-]{0,63}", "a name of lower-case letters, digits, '.', '_' and '-'")]
 CpuName = Annotated[str, _spelled(r"[A-Za-z0-9][A-Za-z0-9._+-]*", "an LLVM CPU name")]
 Feature = Annotated[
     str, _spelled(r"[+-][a-z0-9][a-z0-9._-]*", "an LLVM feature with its sign, such as '+dotprod' or '-sve'")
@@ -33,9 +31,7 @@ ZigTarget = Annotated[
     str,
     _spelled(r"[a-z0-9_]+-[a-z]+(-[a-z0-9]+)?(\.[0-9]+)*", "a zig target such as 'aarch64-linux-gnu.2.28'"),
 ]
-Address = Annotated[
-    str, _spelled(r"(\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):[0-9]{1,5}", "an address of the form host:port")
-]
+Address = Annotated[str, _spelled(r"(\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):[0-9]{1,5}", "an address of the form host:port")]
 
 Architecture = Literal["aarch64", "arm", "x86_64"]
 System = Literal["linux", "macos"]

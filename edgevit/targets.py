@@ -125,9 +125,7 @@ def _unknown(name: str, presets: dict[str, Target]) -> TargetError:
     aliases = [alias for target in presets.values() for alias in target.aliases]
     listed = f"Known: {', '.join(names)}; or give the path of a TOML file."
     suggestion = _closest(name, names + aliases)
-    return TargetError(
-        f"there is no target {name!r}.", advice=f"{suggestion} {listed}" if suggestion else listed
-    )
+    return TargetError(f"there is no target {name!r}.", advice=f"{suggestion} {listed}" if suggestion else listed)
 
 
 def _closest(name: str, known: list[str]) -> str | None:
@@ -161,9 +159,7 @@ def _with_base(path: Path, *, seen: tuple[Path, ...]) -> dict[str, Any]:
     if _is_path(base):
         origin = path.parent / Path(base).expanduser()
         if origin.resolve() in seen:
-            raise TargetError(
-                f"{base} leads back to this file.", where=f"{path}: base", advice="Break the circle."
-            )
+            raise TargetError(f"{base} leads back to this file.", where=f"{path}: base", advice="Break the circle.")
         inherited = _with_base(origin, seen=seen)
     else:
         try:
@@ -209,9 +205,7 @@ def _parse(path: Path) -> dict[str, Any]:
 
 def _invalid(path: Path, error: ValidationError) -> TargetError:
     """Pydantic's findings, each with its key; a single one's key goes into the place."""
-    findings = [
-        (".".join(map(str, finding["loc"])), _explain(finding)) for finding in error.errors(include_url=False)
-    ]
+    findings = [(".".join(map(str, finding["loc"])), _explain(finding)) for finding in error.errors(include_url=False)]
     advice = _suggest(error.errors(include_url=False)[0])
     if len(findings) == 1:
         key, text = findings[0]

@@ -180,9 +180,7 @@ def _simplification_differs(artifact: Artifact, model: Model, seed: int) -> bool
     expected = OnnxRuntimeReference(model).run(inputs)
     simplified = OnnxRuntimeReference(dataclasses.replace(model, source=None)).run(inputs)
     tolerance = tolerance_for(artifact.manifest.precision)
-    return any(
-        compare_tensors(name, value, simplified[name]).failure(tolerance) for name, value in expected.items()
-    )
+    return any(compare_tensors(name, value, simplified[name]).failure(tolerance) for name, value in expected.items())
 
 
 def _as_model(proto: onnx.ModelProto, model: Model) -> Model:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgevit.errors import UserError
 
-if TYPE_CHECKING:
-    from edgevit.model.types import TensorSpec
-
 _TOKEN_RANGE = 100
 
 
-def seeded_inputs(specs: Sequence[TensorSpec], seed: int) -> dict[str, npt.NDArray[Any]]:
+class Spec(Protocol):
+    """What must be known of an input: a model's description and a manifest's both say it."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the graph."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Static dimensions."""
+
+    @property
+    def dtype(self) -> str:
+        """numpy's name of the element type."""
+
+
+def seeded_inputs(specs: Sequence[Spec], seed: int) -> dict[str, npt.NDArray[Any]]:
     """Inputs that the same seed always gives, by input name.
 
     Floats are standard normal, booleans fair coins. ``int8`` and all unsigned types use their full range, as
@@ -40,7 +53,7 @@ def seeded_inputs(specs: Sequence[TensorSpec], seed: int) -> dict[str, npt.NDArr
     }
 
 
-def _draw(spec: TensorSpec, generator: np.random.Generator) -> npt.NDArray[Any]:
+def _draw(spec: Spec, generator: np.random.Generator) -> npt.NDArray[Any]:
     try:
         dtype = np.dtype(spec.dtype)
     except TypeError:

@@ -1,4 +1,4 @@
-"""ONNX Runtime as a process that answers JSON lines: ``python -m edgevit.bench.ort_worker MODEL THREADS``.
+"""ONNX Runtime as a process that answers JSON lines: ``python -m edgevit.bench.ort_worker MODEL THREADS INPUTS``.
 
 Requests: ``{"sample": N}`` → ``{"seconds": […]}``; ``{"usage": true}`` → CPU time, peak memory, load, threads.
 It ends when its standard input does.
@@ -13,21 +13,13 @@ from typing import Any
 
 from edgevit.device.usage import process_usage, usable_cores
 
-_TYPES = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(double)": "float64",
-    "tensor(int8)": "int8",
-    "tensor(uint8)": "uint8",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-    "tensor(bool)": "bool",
-}
-
 
 def main() -> None:
     """Load the model, say so, answer until stdin ends."""
     import onnxruntime as ort
+
+    from edgevit.accuracy.inputs import seeded_inputs
+    from edgevit.manifest import TensorInfo
 
     model, threads = sys.argv[1], int(sys.argv[2]) or usable_cores()
     options = ort.SessionOptions()
@@ -35,7 +27,7 @@ def main() -> None:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    inputs = _inputs(session)
+    inputs = seeded_inputs([TensorInfo.model_validate(spec) for spec in json.loads(sys.argv[3])], seed=0)
     _say({"name": f"onnxruntime {ort.__version__}"})
     for line in sys.stdin:
         request = json.loads(line)
@@ -61,17 +53,6 @@ def _sample(session: Any, inputs: dict[str, Any], count: int) -> list[float]:
         session.run(None, inputs)
         seconds.append(time.perf_counter() - begun)
     return seconds
-
-
-def _inputs(session: Any) -> dict[str, Any]:
-    from edgevit.accuracy.compare import seeded_inputs
-    from edgevit.manifest import TensorInfo
-
-    specs = [
-        TensorInfo(name=entry.name, shape=tuple(entry.shape), dtype=_TYPES[entry.type])
-        for entry in session.get_inputs()
-    ]
-    return seeded_inputs(specs, seed=0)
 
 
 def _say(message: dict[str, Any]) -> None:

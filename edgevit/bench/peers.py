@@ -11,13 +11,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
 from edgevit.device.session import DeviceUsage
 from edgevit.errors import DeviceTimeout, EnvironmentFailure, UserError
+from edgevit.manifest import TensorInfo
 
 PEERS = {"onnxruntime": "edgevit.bench.ort_worker"}
 _START_SECONDS = 120.0
@@ -27,8 +28,14 @@ _CALL_SECONDS = 600.0
 class Peer:
     """A peer's process, spoken to in JSON lines."""
 
-    def __init__(self, module: str, model: Path, threads: int | None) -> None:
+    def __init__(self, module: str, model: Path, inputs: Sequence[TensorInfo], threads: int | None) -> None:
         """Start it and let it load the model.
+
+        Args:
+            module: Python module that is the peer.
+            model: the ONNX file.
+            inputs: names, shapes and dtypes to feed it.
+            threads: to use; None leaves its own default.
 
         Raises:
             EnvironmentFailure: it ended instead.
@@ -36,8 +43,9 @@ class Peer:
         """
         self.threads_asked = threads
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+        specs = json.dumps([info.model_dump(mode="json") for info in inputs])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, str(model), str(threads or 0)],
+            [sys.executable, "-m", module, str(model), str(threads or 0), specs],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -65,11 +73,11 @@ class Peer:
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
-        for insist in (lambda: None, self._process.kill):
-            insist()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=5)
-                break
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._errors.close()
@@ -107,12 +115,13 @@ class Peer:
 
 
 @contextlib.contextmanager
-def start_peer(name: str, model: Path, threads: int | None) -> Iterator[Peer]:
+def start_peer(name: str, model: Path, inputs: Sequence[TensorInfo], threads: int | None) -> Iterator[Peer]:
     """A peer with the model loaded; its process ends with the block.
 
     Args:
         name: a key of ``PEERS``.
         model: the ONNX file.
+        inputs: names, shapes and dtypes to feed it.
         threads: to use; None leaves its own default.
 
     Raises:
@@ -120,7 +129,7 @@ def start_peer(name: str, model: Path, threads: int | None) -> Iterator[Peer]:
     """
     if name not in PEERS:
         raise UserError(f"there is no peer {name!r}.", advice=f"Choose one of {', '.join(PEERS)}.")
-    peer = Peer(PEERS[name], model, threads)
+    peer = Peer(PEERS[name], model, inputs, threads)
     try:
         yield peer
     finally:

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol as Interface
+from typing import TYPE_CHECKING
+from typing import Protocol as Interface
 
-from edgevit.accuracy.compare import seeded_inputs
+from edgevit.accuracy.inputs import seeded_inputs
 from edgevit.bench.result import QUICK, BenchResult, Protocol, Runner
 from edgevit.bench.statistics import RatioSummary, paired_ratio, summarise
 from edgevit.device.session import DeviceUsage, Session
@@ -109,7 +110,7 @@ def bench(
 
             # The same number of threads for both, whatever each would choose on its own.
             count = threads or model.usage().threads
-            contenders.append(stack.enter_context(start_peer(against, reference, count)))
+            contenders.append(stack.enter_context(start_peer(against, reference, artifact.manifest.inputs, count)))
         runners = _measure(contenders, protocol, progress)
         return _result(artifact, session, protocol, runners[0], runners[1] if against else None)
 
@@ -132,9 +133,7 @@ def _measure(contenders: list[Contender], protocol: Protocol, progress: Progress
     after = [contender.usage() for contender in contenders]
     return [
         _runner(contender, taken, first, last, size, complete)
-        for contender, taken, first, last, size in zip(
-            contenders, samples, before, after, round_sizes, strict=True
-        )
+        for contender, taken, first, last, size in zip(contenders, samples, before, after, round_sizes, strict=True)
     ]
 
 
@@ -202,9 +201,7 @@ def _emulated_runner(contender: _Model) -> Runner:
     )
 
 
-def _result(
-    artifact: Artifact, session: Session, protocol: Protocol, own: Runner, peer: Runner | None
-) -> BenchResult:
+def _result(artifact: Artifact, session: Session, protocol: Protocol, own: Runner, peer: Runner | None) -> BenchResult:
     manifest = artifact.manifest
     return BenchResult(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -232,7 +229,4 @@ def _ratio(own: Runner, peer: Runner) -> RatioSummary:
 
 def _round_medians(runner: Runner) -> list[float]:
     size = runner.round_size
-    return [
-        statistics.median(runner.samples[start : start + size])
-        for start in range(0, len(runner.samples), size)
-    ]
+    return [statistics.median(runner.samples[start : start + size]) for start in range(0, len(runner.samples), size)]

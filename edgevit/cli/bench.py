@@ -19,9 +19,7 @@ def bench(
         int | None, typer.Option("--threads", min=1, help="Worker threads; default: the runtime's choice.")
     ] = None,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Calls to time, at least.")] = 50,
-    min_seconds: Annotated[
-        float, typer.Option("--seconds", min=0.0, help="Seconds to time for, at least.")
-    ] = 2.0,
+    min_seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="Seconds to time for, at least.")] = 2.0,
     against: Annotated[
         str | None,
         typer.Option("--against", help="onnxruntime: measured in turns, in a process of its own, here."),
@@ -50,8 +48,8 @@ def bench(
     from edgevit.bench.run import bench as measure
     from edgevit.cli.output import console, print_json, steps
     from edgevit.files import write_atomic
-    from edgevit.sources import load_source
     from edgevit.report.tables import bench_table
+    from edgevit.sources import load_source
 
     where = Where(rpc, tracker, key, ssh, emulate, local, timeout)
     with steps() as shown:

@@ -56,9 +56,7 @@ def check(
                 shown.stage("bisect")
                 found = find_first(loaded, session, model, progress=shown.share)
     if as_json:
-        print_json(
-            {**result.model_dump(mode="json"), "bisect": found.model_dump(mode="json") if found else None}
-        )
+        print_json({**result.model_dump(mode="json"), "bisect": found.model_dump(mode="json") if found else None})
     else:
         printer = console()
         printer.print(_table(result))

@@ -16,18 +16,14 @@ def compile_command(
     target: Annotated[str, typer.Option("--target", "-t", help="A name from 'edgevit targets', or a TOML file.")],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", help="FILE.edgevit, or a folder. Default: MODEL-TARGET.edgevit in this folder."
-        ),
+        typer.Option("--output", "-o", help="FILE.edgevit, or a folder. Default: MODEL-TARGET.edgevit in this folder."),
     ] = None,
     shape: Annotated[
         list[str] | None,
         typer.Option("--shape", help="1x3x256x256 or INPUT=1x3x256x256, for inputs of dynamic shape."),
     ] = None,
     linker: Annotated[str | None, typer.Option("--linker", help="zig, system or ndk.")] = None,
-    tuning_log: Annotated[
-        Path | None, typer.Option("--tuning-log", help="Folder of tuning records to use.")
-    ] = None,
+    tuning_log: Annotated[Path | None, typer.Option("--tuning-log", help="Folder of tuning records to use.")] = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Execute the code and compare with ONNX Runtime.")
     ] = True,

@@ -47,7 +47,14 @@ class Steps:
     """Names of stages as they begin, and one bar at a time for a stage that counts."""
 
     def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         self._progress = Progress(
             SpinnerColumn(),
@@ -70,9 +77,7 @@ class Steps:
 
     def build(self, done: int, total: int) -> None:
         """Files compiled of the device server, which is built once per kind of device."""
-        self._progress.update(
-            self._task, description="build the device server (once)", total=total, completed=done
-        )
+        self._progress.update(self._task, description="build the device server (once)", total=total, completed=done)
 
 
 @contextlib.contextmanager

@@ -27,18 +27,14 @@ def targets(
     from edgevit.targets import get_target, list_targets
 
     if as_toml and (name is None or as_json):
-        raise UserError(
-            "--toml needs a NAME and goes without --json.", advice="Try: edgevit targets rpi4 --toml"
-        )
+        raise UserError("--toml needs a NAME and goes without --json.", advice="Try: edgevit targets rpi4 --toml")
     if name is None:
         found = list_targets()
         if as_json:
             print_json([target.model_dump(mode="json") for target in found])
         else:
             console().print(_overview(found))
-            console().print(
-                "NAME may also be the path of a TOML file: edgevit targets arm --toml > mine.toml"
-            )
+            console().print("NAME may also be the path of a TOML file: edgevit targets arm --toml > mine.toml")
         return
     target = get_target(name)
     if as_toml:

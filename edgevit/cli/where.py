@@ -14,12 +14,8 @@ if TYPE_CHECKING:
 
 _PANEL = "Where"
 
-Rpc = Annotated[
-    str | None, typer.Option("--rpc", metavar="HOST:PORT", help="An RPC server: edgevit's or TVM's.")
-]
-Tracker = Annotated[
-    str | None, typer.Option("--tracker", metavar="HOST:PORT", help="A TVM tracker; needs --key.")
-]
+Rpc = Annotated[str | None, typer.Option("--rpc", metavar="HOST:PORT", help="An RPC server: edgevit's or TVM's.")]
+Tracker = Annotated[str | None, typer.Option("--tracker", metavar="HOST:PORT", help="A TVM tracker; needs --key.")]
 Key = Annotated[str | None, typer.Option("--key", help="Which of the tracker's devices will do.")]
 Ssh = Annotated[str | None, typer.Option("--ssh", metavar="HOST", help="A host that OpenSSH reaches.")]
 Emulate = Annotated[bool, typer.Option("--emulate", help="Run under QEMU: proves correctness, never speed.")]

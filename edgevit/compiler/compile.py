@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgevit.artifact import Artifact, file_info
-from edgevit.errors import CheckFailed, ToolchainError
+from edgevit.errors import CheckFailed
 from edgevit.link import Linker
 from edgevit.manifest import (
     FORMAT_VERSION,
@@ -75,9 +75,7 @@ def compile_model(
     return _with_check(artifact, _verify(artifact, model, build_progress))
 
 
-def build(
-    model: Model, target: Target, linker: Linker, records: TuningLog, stage: Stage = lambda _: None
-) -> Artifact:
+def build(model: Model, target: Target, linker: Linker, records: TuningLog, stage: Stage = lambda _: None) -> Artifact:
     """Compile without executing anything; the manifest says that no check was run."""
     from edgevit.compiler.frontend import ENTRY, to_relax
     from edgevit.compiler.lower import lower
@@ -107,9 +105,7 @@ def build(
         precision=_precision(model),
         target=target,
         target_fingerprint=target.fingerprint(),
-        library=LibraryInfo(
-            file=name, format="macho" if target.system == "macos" else "elf", entry=ENTRY
-        ),
+        library=LibraryInfo(file=name, format="macho" if target.system == "macos" else "elf", entry=ENTRY),
         kernels=lowered.kernels,
         tuning=TuningInfo(records_sha256=records.sha256, records=len(records)),
         tools={
@@ -123,9 +119,7 @@ def build(
     return Artifact(manifest, {name: library})
 
 
-def _verify(
-    artifact: Artifact, model: Model, build_progress: Callable[[int, int], None] | None
-) -> NumericCheck:
+def _verify(artifact: Artifact, model: Model, build_progress: Callable[[int, int], None] | None) -> NumericCheck:
     from edgevit.accuracy.check import check
 
     session = _session_for(artifact.manifest.target, build_progress)
@@ -142,9 +136,7 @@ def _verify(
     return _numeric_check(result, session)
 
 
-def _session_for(
-    target: Target, build_progress: Callable[[int, int], None] | None
-) -> Session | str:
+def _session_for(target: Target, build_progress: Callable[[int, int], None] | None) -> Session | str:
     """A session that can execute the target's code on this machine, or why there is none."""
     from edgevit.device.spawn import connect_process
 
@@ -195,9 +187,7 @@ def _with_check(artifact: Artifact, numeric_check: NumericCheck) -> Artifact:
 
 def _tensor(spec: TensorSpec) -> TensorInfo:
     image_like = len(spec.shape) == 4 and spec.shape[1] in (1, 3, 4)
-    return TensorInfo(
-        name=spec.name, shape=spec.shape, dtype=spec.dtype, layout="NCHW" if image_like else None
-    )
+    return TensorInfo(name=spec.name, shape=spec.shape, dtype=spec.dtype, layout="NCHW" if image_like else None)
 
 
 def _precision(model: Model) -> Literal["fp32", "fp16", "int8"]:

@@ -21,7 +21,6 @@ def to_relax(model: Model) -> tvm.IRModule:
         ModelError: TVM's importer refuses the model; the audit in :mod:`edgevit.model` normally says so
             first, by node.
     """
-    import tvm
     from tvm.relax.frontend.onnx import from_onnx
 
     try:

@@ -54,9 +54,7 @@ def connect(
         raise UserError("--tracker and --key belong together.", advice="Give both, or neither.")
     if rpc is not None:
         host, port = parse_address(rpc, DEFAULT_PORT)
-        return RpcSession(
-            dial(host, port, timeout=timeout), f"{host}:{port}", kind="rpc", handshake_timeout=timeout
-        )
+        return RpcSession(dial(host, port, timeout=timeout), f"{host}:{port}", kind="rpc", handshake_timeout=timeout)
     if tracker is not None and key is not None:
         return _through_tracker(tracker, key, timeout)
     if ssh is not None:

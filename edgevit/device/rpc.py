@@ -298,7 +298,13 @@ def _as_list(results: Any) -> list[Any]:
 def _load_error(error: Exception, address: str) -> DeviceError:
     text = str(error).strip()
     last = text.splitlines()[-1] if text else type(error).__name__
-    wrong_machine = ("wrong ELF class", "Exec format", "invalid ELF", "cannot open shared object", "library is for")
+    wrong_machine = (
+        "wrong ELF class",
+        "Exec format",
+        "invalid ELF",
+        "cannot open shared object",
+        "library is for",
+    )
     if any(sign in text for sign in wrong_machine):
         return DeviceMismatch(
             f"the device cannot load the library: {last}",

@@ -74,9 +74,7 @@ class ServerProcess:
         try:
             line = lines.get(timeout=timeout)
         except Empty:
-            raise DeviceTimeout(
-                f"the server did not start within {timeout:g} s.", where=self._where
-            ) from None
+            raise DeviceTimeout(f"the server did not start within {timeout:g} s.", where=self._where) from None
         try:
             return int(json.loads(line)["port"])
         except (ValueError, KeyError, TypeError) as error:
@@ -104,9 +102,7 @@ def connect_spawned(
     except BaseException:
         server.stop()
         raise
-    return RpcSession(
-        channel, address, kind=kind, emulated=emulated, handshake_timeout=timeout, on_close=server.stop
-    )
+    return RpcSession(channel, address, kind=kind, emulated=emulated, handshake_timeout=timeout, on_close=server.stop)
 
 
 def connect_process() -> RpcSession:

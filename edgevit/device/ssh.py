@@ -18,7 +18,14 @@ from pathlib import Path
 from edgevit.device.rpc import RpcSession
 from edgevit.device.server_build import build_server
 from edgevit.device.spawn import ServerProcess
-from edgevit.errors import DeviceError, DeviceMismatch, DeviceTimeout, DeviceUnreachable, ToolchainError, UserError
+from edgevit.errors import (
+    DeviceError,
+    DeviceMismatch,
+    DeviceTimeout,
+    DeviceUnreachable,
+    ToolchainError,
+    UserError,
+)
 
 _TIMEOUT = 30.0
 _COPY_TIMEOUT = 300.0
@@ -73,16 +80,21 @@ def connect_ssh(
         server.stop()
         _end(forward)
 
-    return RpcSession(
-        channel, f"ssh {destination}", kind="ssh", handshake_timeout=timeout, on_close=finish
-    )
+    return RpcSession(channel, f"ssh {destination}", kind="ssh", handshake_timeout=timeout, on_close=finish)
 
 
 class _Ssh:
     def __init__(self, destination: str, timeout: float) -> None:
         self._destination = destination
         self._timeout = timeout
-        options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={int(timeout)}", "-o", "ServerAliveInterval=5"]
+        options = [
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            f"ConnectTimeout={int(timeout)}",
+            "-o",
+            "ServerAliveInterval=5",
+        ]
         self._base = [*shlex.split(os.environ.get("EDGEVIT_SSH", "ssh")), "-T", "-x", *options]
 
     def command(self, script: str) -> list[str]:
@@ -127,9 +139,7 @@ class _Ssh:
     def _run(self, script: str, stdin: bytes, timeout: float) -> str:
         where = f"ssh {self._destination}"
         try:
-            done = subprocess.run(
-                self.command(script), input=stdin, capture_output=True, timeout=timeout, check=False
-            )
+            done = subprocess.run(self.command(script), input=stdin, capture_output=True, timeout=timeout, check=False)
         except FileNotFoundError as error:
             raise ToolchainError("OpenSSH's client is not installed.", advice="Install ssh.") from error
         except subprocess.TimeoutExpired as error:

@@ -156,17 +156,12 @@ def _parameters(graph: onnx.GraphProto) -> int:
     floats = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
     quantized = {node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     scales = {
-        name
-        for node in graph.node
-        if node.op_type in {"DequantizeLinear", "QuantizeLinear"}
-        for name in node.input[1:]
+        name for node in graph.node if node.op_type in {"DequantizeLinear", "QuantizeLinear"} for name in node.input[1:]
     }
     return sum(
         math.prod(tensor.dims)
         for tensor in graph.initializer
-        if tensor.dims
-        and tensor.name not in scales
-        and (tensor.data_type in floats or tensor.name in quantized)
+        if tensor.dims and tensor.name not in scales and (tensor.data_type in floats or tensor.name in quantized)
     )
 
 

@@ -63,9 +63,7 @@ def prepare_isolated(
         raise _crashed(f"did not finish in {timeout:.0f} s", where) from error
     head, _, body = done.stdout.partition(b"\n")
     if done.returncode != 0 or not head:
-        how = (
-            f"ended by signal {-done.returncode}" if done.returncode < 0 else f"failed ({_last(done.stderr)})"
-        )
+        how = f"ended by signal {-done.returncode}" if done.returncode < 0 else f"failed ({_last(done.stderr)})"
         raise _crashed(how, where)
     reply = json.loads(head)
     if "error" in reply:

@@ -87,9 +87,7 @@ def _check_header(proto: onnx.ModelProto, where: str | None) -> None:
     if not proto.graph.output:
         raise ModelError("the graph has no outputs.", where=where, advice="Export the model again.")
     if not real_inputs(proto):
-        raise ModelError(
-            "the graph has no inputs: its result is a constant.", where=where, advice="Export it again."
-        )
+        raise ModelError("the graph has no inputs: its result is a constant.", where=where, advice="Export it again.")
     if proto.graph.sparse_initializer:
         raise ModelError(
             "the model keeps weights as sparse tensors, which are not supported.",

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 Shapes = Mapping[str, tuple[int, ...]]
 
 _MATRIX_PRODUCTS = frozenset({"MatMul", "MatMulInteger", "MatMulInteger16"})
-_UNCOUNTED = frozenset(
-    {"Attention", "Einsum", "If", "Loop", "Scan", "ConvInteger", "QLinearConv", "QLinearMatMul"}
-)
+_UNCOUNTED = frozenset({"Attention", "Einsum", "If", "Loop", "Scan", "ConvInteger", "QLinearConv", "QLinearMatMul"})
 
 
 def count_macs(graph: onnx.GraphProto) -> tuple[int, list[onnx.NodeProto]]:

@@ -86,9 +86,7 @@ def settle_shapes(proto: onnx.ModelProto, shapes: Shapes, where: str | None) -> 
         elif stated is None or not all(isinstance(dim, int) for dim in stated):
             missing.append((value.name, stated or []))
         else:
-            settled[value.name] = _check_positive(
-                value.name, tuple(d for d in stated if isinstance(d, int)), where
-            )
+            settled[value.name] = _check_positive(value.name, tuple(d for d in stated if isinstance(d, int)), where)
     if missing:
         raise _dynamic(missing, where, named=len(inputs) > 1)
     return settled
@@ -100,9 +98,7 @@ def real_inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [value for value in proto.graph.input if value.name not in initializers]
 
 
-def _by_name(
-    inputs: Sequence[onnx.ValueInfoProto], shapes: Shapes, where: str | None
-) -> dict[str, tuple[int, ...]]:
+def _by_name(inputs: Sequence[onnx.ValueInfoProto], shapes: Shapes, where: str | None) -> dict[str, tuple[int, ...]]:
     if shapes is None:
         return {}
     names = [value.name for value in inputs]
@@ -178,24 +174,17 @@ def _check_positive(name: str, shape: tuple[int, ...], where: str | None) -> tup
     return shape
 
 
-def _dynamic(
-    missing: list[tuple[str, list[int | str | None]]], where: str | None, *, named: bool
-) -> ModelError:
+def _dynamic(missing: list[tuple[str, list[int | str | None]]], where: str | None, *, named: bool) -> ModelError:
     parts = []
     for name, dims in missing:
         unknown = [
-            f"{index} ({dim})" if dim else str(index)
-            for index, dim in enumerate(dims)
-            if not isinstance(dim, int)
+            f"{index} ({dim})" if dim else str(index) for index, dim in enumerate(dims) if not isinstance(dim, int)
         ]
         parts.append(
-            f"input {name!r} has no fixed dimension {', '.join(unknown)}"
-            if dims
-            else f"input {name!r} has no shape"
+            f"input {name!r} has no fixed dimension {', '.join(unknown)}" if dims else f"input {name!r} has no shape"
         )
     options = " ".join(
-        f"--shape {name + '=' if named else ''}{_text(_guess(dims)) if dims else '?'}"
-        for name, dims in missing
+        f"--shape {name + '=' if named else ''}{_text(_guess(dims)) if dims else '?'}" for name, dims in missing
     )
     return ModelError(f"{'; '.join(parts)}.", where=where, advice=f"Pass {options} (adjust the numbers).")
 

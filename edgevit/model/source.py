@@ -88,9 +88,7 @@ def _parse(data: bytes, path: Path) -> onnx.ModelProto:
 
     for offset, magic, what in _FOREIGN:
         if data[offset : offset + len(magic)] == magic:
-            raise ModelError(
-                f"not an ONNX model but {what}.", where=str(path), advice="Name an .onnx file instead."
-            )
+            raise ModelError(f"not an ONNX model but {what}.", where=str(path), advice="Name an .onnx file instead.")
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
@@ -105,9 +103,5 @@ def _parse(data: bytes, path: Path) -> onnx.ModelProto:
 def _unparsable(data: bytes, path: Path) -> ModelError:
     # ONNX files start with field 1, the IR version, a small number.
     if len(data) > 2 and data[0] == 0x08 and 2 < data[1] < 32:
-        return ModelError(
-            "the file is truncated or damaged.", where=str(path), advice="Export or download it again."
-        )
-    return ModelError(
-        "not an ONNX model.", where=str(path), advice="Export one, for example with torch.onnx.export()."
-    )
+        return ModelError("the file is truncated or damaged.", where=str(path), advice="Export or download it again.")
+    return ModelError("not an ONNX model.", where=str(path), advice="Export one, for example with torch.onnx.export().")

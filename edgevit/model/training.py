@@ -203,9 +203,7 @@ class _Walk:
             return None
         if node.op_type == "Add":
             return _Uniform(token.shift + bound)
-        below = {"Less": True, "LessOrEqual": True, "Greater": False, "GreaterOrEqual": False}.get(
-            node.op_type
-        )
+        below = {"Less": True, "LessOrEqual": True, "Greater": False, "GreaterOrEqual": False}.get(node.op_type)
         if below is None or not 0.0 <= bound - token.shift <= 1.0:
             return None
         if position == 1:

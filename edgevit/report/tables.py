@@ -30,7 +30,13 @@ def _rows(runners: tuple[Runner, ...]) -> list[tuple[str, list[str]]]:
     timed = [runner.latency for runner in runners]
     rows: list[tuple[str, list[str]]] = []
     if all(latency is not None for latency in timed):
-        for label, field in (("p50", "p50"), ("p90", "p90"), ("p99", "p99"), ("mean", "mean"), ("min", "min")):
+        for label, field in (
+            ("p50", "p50"),
+            ("p90", "p90"),
+            ("p99", "p99"),
+            ("mean", "mean"),
+            ("min", "min"),
+        ):
             rows.append((label, [seconds(getattr(latency, field)) for latency in timed]))
         rows.append(
             (

@@ -100,9 +100,7 @@ class GraphBuilder:
         self._initializers[name] = numpy_helper.from_array(array, name)
         return name
 
-    def node(
-        self, op_type: str, inputs: Sequence[str], name: str, shape: tuple[int, ...], **attributes: object
-    ) -> str:
+    def node(self, op_type: str, inputs: Sequence[str], name: str, shape: tuple[int, ...], **attributes: object) -> str:
         """Add a node with one output, called like the node, of the given shape."""
         from onnx import helper
 
@@ -110,9 +108,7 @@ class GraphBuilder:
         self._shapes[name] = shape
         return name
 
-    def conv(
-        self, x: str, name: str, channels: int, kernel: int, *, stride: int = 1, depthwise: bool = False
-    ) -> str:
+    def conv(self, x: str, name: str, channels: int, kernel: int, *, stride: int = 1, depthwise: bool = False) -> str:
         """Convolution without bias, same padding; ``depthwise`` keeps the channel count."""
         batch, inner, height, width = self.shape(x)
         groups = inner if depthwise else 1

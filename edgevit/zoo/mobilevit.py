@@ -46,9 +46,7 @@ VARIANTS = {
 }
 
 
-def build_mobilevit(
-    variant: str, *, image_size: int = 256, classes: int = 1000, seed: int = 0
-) -> onnx.ModelProto:
+def build_mobilevit(variant: str, *, image_size: int = 256, classes: int = 1000, seed: int = 0) -> onnx.ModelProto:
     """MobileViT for image classification, with seeded weights.
 
     Args:
@@ -108,9 +106,7 @@ def conv_norm_silu(g: GraphBuilder, x: str, name: str, channels: int, kernel: in
     return g.silu(x, f"{name}.silu")
 
 
-def inverted_residual(
-    g: GraphBuilder, x: str, name: str, channels: int, expansion: int, *, stride: int = 1
-) -> str:
+def inverted_residual(g: GraphBuilder, x: str, name: str, channels: int, expansion: int, *, stride: int = 1) -> str:
     """MobileNetV2's block: expand, depthwise, project; residual where the shape stays the same."""
     inner = g.shape(x)[1]
     y = conv_norm_silu(g, x, f"{name}.expand", inner * expansion, 1)

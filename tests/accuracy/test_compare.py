@@ -39,10 +39,7 @@ def test_metrics_of_known_numbers():
     assert result.psnr_db == pytest.approx(20 * math.log10(4 / 0.5))
     # The element at fault is 0 in the reference, so the floor of 0.001 * 4 divides.
     assert result.max_rel == pytest.approx(250)
-    assert (
-        result.failure(FP32)
-        == "the largest error is 0.25 of the reference's largest value; fp32 allows 0.0001"
-    )
+    assert result.failure(FP32) == "the largest error is 0.25 of the reference's largest value; fp32 allows 0.0001"
 
 
 def test_relative_error_is_elementwise_above_the_floor():

@@ -33,9 +33,7 @@ def model(
     **kwargs: Any,
 ) -> onnx.ModelProto:
     """Model with input x and output y, both 1x4 float32, unless said otherwise."""
-    initializers = [
-        numpy_helper.from_array(np.asarray(data), name) for name, data in (constants or {}).items()
-    ]
+    initializers = [numpy_helper.from_array(np.asarray(data), name) for name, data in (constants or {}).items()]
     graph = helper.make_graph(
         list(nodes),
         "g",
@@ -78,7 +76,5 @@ def save(proto: onnx.ModelProto, folder: Path, name: str = "model.onnx") -> Path
 def run(proto: onnx.ModelProto, **inputs: np.ndarray) -> list[np.ndarray]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return [np.asarray(output) for output in session.run(None, inputs)]

@@ -131,9 +131,7 @@ def test_odd_locations(split: Path, location: str) -> None:
         load(split)
 
 
-@pytest.mark.parametrize(
-    "entries", [{"offset": "-1"}, {"offset": "many"}, {"length": "1"}, {"offset": "99999999999"}]
-)
+@pytest.mark.parametrize("entries", [{"offset": "-1"}, {"offset": "many"}, {"length": "1"}, {"offset": "99999999999"}])
 def test_odd_extents(split: Path, entries: dict[str, str]) -> None:
     redirect(split, "weights.bin", **entries)
     with pytest.raises(ModelError, match="tensor"):

@@ -38,9 +38,7 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert sorted(tmp_path.rglob("*")) == [path, scratch]
 
 
-def test_modules_in_the_current_folder_are_not_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_modules_in_the_current_folder_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "onnx.py").write_text("raise SystemExit('wrong module')")
     path = save(conv_model(), tmp_path)
     monkeypatch.chdir(tmp_path)

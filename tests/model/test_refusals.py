@@ -129,10 +129,7 @@ def test_no_opset() -> None:
 
 def test_unknown_operators_are_named_the_first_few() -> None:
     names = ["x", *(f"v{index}" for index in range(7)), "y"]
-    nodes = [
-        node("Frobnicate", [a], [b], name=f"bad{index}")
-        for index, (a, b) in enumerate(itertools.pairwise(names))
-    ]
+    nodes = [node("Frobnicate", [a], [b], name=f"bad{index}") for index, (a, b) in enumerate(itertools.pairwise(names))]
     error = refused(model(nodes), "8 nodes have operators the compiler cannot take")
     assert "Frobnicate 'bad0'" in error.message
     assert "'bad4'" in error.message
@@ -230,9 +227,7 @@ def test_input_without_rank() -> None:
     ],
 )
 def test_bad_shapes(shapes: object, match: str) -> None:
-    proto = model(
-        [node("Relu", ["x"], ["y"])], [value("x", ["n", 3, "h", "w"])], [value("y", ["n", 3, "h", "w"])]
-    )
+    proto = model([node("Relu", ["x"], ["y"])], [value("x", ["n", 3, "h", "w"])], [value("y", ["n", 3, "h", "w"])])
     refused(proto, match, shapes=shapes)
 
 

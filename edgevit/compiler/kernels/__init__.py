@@ -37,9 +37,7 @@ class KernelFamily(Protocol):
 FAMILIES: tuple[KernelFamily, ...] = (cast("KernelFamily", default),)
 
 
-def schedule_kernels(
-    mod: tvm.IRModule, target: Target, records: TuningLog
-) -> tuple[tvm.IRModule, dict[str, int]]:
+def schedule_kernels(mod: tvm.IRModule, target: Target, records: TuningLog) -> tuple[tvm.IRModule, dict[str, int]]:
     """Schedule every kernel of a lowered module.
 
     Returns:
@@ -65,9 +63,7 @@ def workload_key(family: KernelFamily, func: tirx.PrimFunc) -> str:
     return f"{family.NAME}/{family.VERSION}/{digest:016x}"
 
 
-def _schedule_one(
-    func: tirx.PrimFunc, target: Target, records: TuningLog
-) -> tuple[str, tirx.PrimFunc | None]:
+def _schedule_one(func: tirx.PrimFunc, target: Target, records: TuningLog) -> tuple[str, tirx.PrimFunc | None]:
     for family in FAMILIES:
         choice = records.best(workload_key(family, func)) if records else None
         scheduled = family.schedule(func, target, choice)

@@ -1,0 +1,151 @@
+"""MobileViT built from its definition: published figures, sound numbers, the same bytes every time."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto
+
+from edgevit.errors import UserError
+from edgevit.model import describe, from_proto
+from edgevit.zoo import VARIANTS, build_mobilevit, embedded_model
+
+PUBLISHED = {"xxs": (1.3e6, 0.4e9), "xs": (2.3e6, 1.0e9), "s": (5.6e6, 2.0e9)}
+
+
+def run(proto: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"pixel_values": x})[0])
+
+
+def images(size: int = 256, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((1, 3, size, size), np.float32)
+
+
+def parameters_in_use(proto: onnx.ModelProto) -> int:
+    """Float elements that layers read, equal tensors that an exporter merged counted for each layer."""
+    graph = proto.graph
+    aliases = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Identity"}
+    sizes = {
+        tensor.name: math.prod(tensor.dims)
+        for tensor in graph.initializer
+        if tensor.dims and tensor.data_type == TensorProto.FLOAT
+    }
+    total = 0
+    for n in graph.node:
+        names = [] if n.op_type == "Identity" else list(n.input)
+        for name in names:
+            while name in aliases:
+                name = aliases[name]
+            total += sizes.get(name, 0)
+    return total
+
+
+def running_statistics(proto: onnx.ModelProto) -> list[int]:
+    """Channels of each batch normalization."""
+    sizes = {tensor.name: tensor.dims[0] for tensor in proto.graph.initializer if tensor.dims}
+    return [sizes[n.input[4]] for n in proto.graph.node if n.op_type == "BatchNormalization"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_published_figures(variant: str) -> None:
+    parameters, macs = PUBLISHED[variant]
+    proto = build_mobilevit(variant)
+    # Running means and variances are not parameters.
+    assert parameters_in_use(proto) - 2 * sum(running_statistics(proto)) == pytest.approx(parameters, rel=0.025)
+    report = describe(from_proto(proto))
+    assert report.macs == pytest.approx(macs, rel=0.03)
+    assert report.task == "classification"
+    assert report.compilable
+    assert "BatchNormalization" not in report.operators
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_as_many_parameters_as_a_public_implementation(variant: str, shared_models: Path) -> None:
+    public = onnx.load(shared_models / f"mobilevit_{variant}.onnx")
+    proto = build_mobilevit(variant)
+    # The public export has its batch norms folded: of four vectors each, a bias is left.
+    folded = parameters_in_use(proto) - 3 * sum(running_statistics(proto))
+    assert folded == parameters_in_use(public)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_outputs_are_finite_and_depend_on_the_input(variant: str) -> None:
+    proto = build_mobilevit(variant)
+    a, b = run(proto, images(seed=0)), run(proto, images(seed=1))
+    assert a.shape == (1, 1000)
+    assert np.isfinite(a).all()
+    assert 0.1 < a.std() < 100
+    assert np.abs(a - b).max() > 1e-3 * np.abs(a).max()
+
+
+def test_loading_keeps_the_numbers() -> None:
+    proto = build_mobilevit("xxs")
+    want = run(proto, images())
+    np.testing.assert_allclose(run(from_proto(proto).proto, images()), want, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize(("size", "resizes"), [(32, 1), (64, 0), (100, 2), (224, 1), (320, 0)])
+def test_any_size(size: int, resizes: int) -> None:
+    proto = build_mobilevit("xxs", image_size=size, classes=7)
+    # Blocks whose feature map is no multiple of the patch resize it, and back.
+    assert sum(n.op_type == "Resize" for n in proto.graph.node) == 2 * resizes
+    logits = run(proto, images(size))
+    assert logits.shape == (1, 7)
+    assert np.isfinite(logits).all()
+
+
+def test_weights_depend_on_the_seed_and_on_nothing_else() -> None:
+    def weights(**kwargs: int) -> dict[str, bytes]:
+        proto = build_mobilevit("xxs", **kwargs)
+        return {t.name: t.raw_data for t in proto.graph.initializer if t.data_type == TensorProto.FLOAT}
+
+    base, other_seed, other_head = weights(), weights(seed=1), weights(classes=5, image_size=64)
+    assert base["stem.conv.weight"] != other_seed["stem.conv.weight"]
+    assert {name for name in base if base[name] != other_head[name]} == {
+        "head.classifier.weight",
+        "head.classifier.bias",
+    }
+
+
+def test_same_bytes_in_every_process() -> None:
+    script = (
+        "import hashlib; from edgevit.zoo import embedded_model;"
+        "print(hashlib.sha256(embedded_model().SerializeToString(deterministic=True)).hexdigest())"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1
+
+
+def test_embedded_model_is_the_smallest() -> None:
+    assert embedded_model().SerializeToString() == build_mobilevit("xxs").SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("variant", "kwargs", "match"),
+    [
+        ("xxl", {}, "no MobileViT"),
+        ("xs", {"image_size": 16}, "too small"),
+        ("s", {"classes": 0}, "no classifier"),
+    ],
+)
+def test_refusals(variant: str, kwargs: dict[str, int], match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        build_mobilevit(variant, **kwargs)
