@@ -15,6 +15,7 @@ Everything heavy is imported when first used: ``import edgevit`` costs nothing.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from edgevit.model import load as load
     from edgevit.targets import Target as Target
     from edgevit.targets import get_target as get_target
+
+# ONNX Runtime's builds may report usage over the network unless told not to before their first import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "Artifact": "edgevit.artifact:Artifact",

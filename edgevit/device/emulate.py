@@ -46,7 +46,10 @@ def connect_emulated(target: Target, *, progress: Callable[[int, int], None] | N
         )
     server = build_server(target.triple, progress=progress)
     return connect_spawned(
-        [emulator, str(server), "--port", "0", "--once", "--exit-with-stdin"],
+        lambda folder: [
+            *(emulator, str(server), "--port", "0", "--once", "--exit-with-stdin"),
+            *("--work-dir", folder, "--idle-timeout", "0"),
+        ],
         kind="emulated",
         address=f"{target.emulator} on this machine",
         emulated=True,

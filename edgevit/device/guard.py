@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from edgevit.errors import DeviceBusy, DeviceError, DeviceLost, DeviceTimeout, DeviceUnreachable
 
 _RELAY_SECONDS = 10.0
+_RELAY = Path(__file__).with_name("relay.py")
 
 
 class Guard:
@@ -27,6 +31,7 @@ class Guard:
 
     Attributes:
         port: loopback port for TVM's client to connect to, once.
+        token: what the client's key must begin with; the relay refuses others and removes it.
         greeting: the first four bytes the device sent, as far as the relay has told.
     """
 
@@ -43,36 +48,49 @@ class Guard:
         self.address = address
         self.greeting = b""
         self._ended: str | None = None
-        self._control, theirs = socket.socketpair()
-        with theirs, device:
+        self._control, control = socket.socketpair()
+        self._alarm, alarm = socket.socketpair()
+        self._alarm.setblocking(False)
+        self._control.settimeout(_RELAY_SECONDS)
+        self._lines = self._control.makefile("rb")
+        with control, alarm, device:
+            numbers = (device.fileno(), control.fileno(), alarm.fileno())
+            # Isolated: neither the folder it starts in nor the environment can change what it imports.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "edgevit.device.relay", str(device.fileno()), str(theirs.fileno())],
-                pass_fds=(device.fileno(), theirs.fileno()),
+                [sys.executable, "-I", "-S", str(_RELAY), *map(str, numbers)],
+                pass_fds=numbers,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self._control.settimeout(_RELAY_SECONDS)
-        self._lines = self._control.makefile("rb")
-        self.port = int(self._next().get("port", 0))
-        if not self.port:
+        try:
+            said = self._next()
+        except BaseException:
+            self.close()
+            raise
+        if "port" not in said:
             self.close()
             raise DeviceError("the relay process did not start.", where=address, advice="Is memory exhausted?")
+        self.port, self.token = int(said["port"]), str(said["token"])
 
     @contextlib.contextmanager
     def deadline(self, seconds: float, doing: str) -> Iterator[None]:
         """Limit the calls made inside the block to ``seconds``; translate their failures.
+
+        A SIGINT or SIGTERM with a Python handler ends the connection if it has not ended the block a second
+        later: the handler can only run once TVM's client returns.
 
         Raises:
             DeviceTimeout: the time passed.
             DeviceBusy: the time passed and the device never sent a byte.
             DeviceLost: the connection ended.
         """
-        if self.ended:
-            raise self._failure("lost", doing, 0.0, 0.0)
+        if self._ended is not None:
+            raise self._failure("over", doing, 0.0, 0.0)
         begun = time.monotonic()
         self._say({"begin": seconds})
         try:
-            yield
+            with self._signals():
+                yield
         except DeviceError:
             raise
         except Exception as error:
@@ -80,8 +98,26 @@ class Guard:
             if reason is None:
                 raise
             raise self._failure(reason, doing, seconds, time.monotonic() - begun) from error
+        except BaseException:
+            # Left in the middle of an exchange: the connection cannot be used for another.
+            self._end()
+            raise
         finally:
             self._say({"end": True})
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Tell the relay of every signal that arrives meanwhile."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = signal.set_wakeup_fd(self._alarm.fileno(), warn_on_full_buffer=False)
+        try:
+            if previous != -1:  # an event loop's; it is not ours to take away
+                signal.set_wakeup_fd(previous)
+            yield
+        finally:
+            signal.set_wakeup_fd(previous)
 
     @property
     def ended(self) -> bool:
@@ -90,14 +126,18 @@ class Guard:
 
     def close(self) -> None:
         """End the connection and the relay; safe to call twice."""
-        self._ended = self._ended or "lost"
-        self._lines.close()
-        self._control.close()
+        self._end()
         try:
             self._process.wait(timeout=_RELAY_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def _end(self) -> None:
+        self._ended = self._ended or "lost"
+        self._lines.close()
+        self._control.close()
+        self._alarm.close()
 
     def _reason(self) -> str | None:
         """Why the connection ended; None if it has not."""
@@ -109,7 +149,7 @@ class Guard:
     def _failure(self, reason: str, doing: str, seconds: float, elapsed: float) -> DeviceError:
         if reason == "timeout" and not self.greeting:
             return DeviceBusy(
-                f"it accepts connections but answered nothing within {seconds:g} s: busy or hung.",
+                f"it accepts connections but answered nothing within {seconds:g} s: busy, hung or no TVM server.",
                 where=self.address,
                 advice="Wait until it is free, or ask 'edgevit devices doctor' what is there.",
             )
@@ -118,6 +158,14 @@ class Guard:
                 f"no answer within {seconds:g} s while {doing}.",
                 where=self.address,
                 advice="Give it more time with --timeout, or restart the server on the device.",
+            )
+        if reason == "interrupted":
+            return DeviceLost(f"a signal ended the connection while {doing}.", where=self.address)
+        if reason == "over":
+            return DeviceLost(
+                f"the session had ended before {doing}.",
+                where=self.address,
+                advice="Open a new session; the error that ended this one says why it did.",
             )
         return DeviceLost(
             f"the connection ended after {elapsed:.1f} s while {doing}.",
@@ -162,9 +210,10 @@ def dial(host: str, port: int, *, timeout: float) -> socket.socket:
             where=where,
             advice="Check that the device is on, on this network, and that no firewall drops the port.",
         ) from error
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host can have this name
+        reason = getattr(error, "strerror", None) or error
         raise DeviceUnreachable(
-            f"cannot connect: {error.strerror or error}.",
+            f"cannot connect: {reason}.",
             where=where,
             advice="Start the server there ('edgevit devices serve'), and check address and port.",
         ) from error

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.device.rpc import _as_list, _load_error
-from edgevit.device.session import LOAD_TIMEOUT, RUN_TIMEOUT, DeviceInfo, DeviceUsage, LoadedModel, Session
+from edgevit.device.rpc import as_list, load_error
+from edgevit.device.session import LOAD_TIMEOUT, RUN_TIMEOUT, DeviceInfo, DeviceUsage, LoadedModel, Session, device_errors
 from edgevit.device.usage import claim_all_cores, machine_facts, process_usage
 from edgevit.errors import DeviceMismatch
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgevit.device.session import Tensors
 
 _THREADS_BIG_CORES = 1
+_HERE = "this process"
 
 
 class LocalSession(Session):
@@ -28,7 +29,7 @@ class LocalSession(Session):
 
     def __init__(self) -> None:
         claim_all_cores()
-        self._models: list[LocalModel] = []
+        self._model: LocalModel | None = None
 
     def describe(self) -> DeviceInfo:
         """This machine."""
@@ -54,14 +55,15 @@ class LocalSession(Session):
                 f"{facts['arch']} {facts['os']}.",
                 advice="Use --emulate or a device, or compile with --target host.",
             )
-        model = LocalModel(artifact)
-        self._models.append(model)
-        return model
+        self.close()
+        self._model = LocalModel(artifact)
+        return self._model
 
     def close(self) -> None:
         """Unload what was loaded."""
-        while self._models:
-            self._models.pop().close()
+        if self._model is not None:
+            self._model.close()
+            self._model = None
 
 
 class LocalModel(LoadedModel):
@@ -75,6 +77,7 @@ class LocalModel(LoadedModel):
         self._entry = artifact.manifest.library.entry
         self._device = tvm.cpu(0)
         self._vm: Any = None
+        self._arguments: list[Any] = []
         # The loader maps the file; once mapped, the name may go.
         with tempfile.TemporaryDirectory(prefix="edgevit-") as folder:
             path = Path(folder) / artifact.manifest.library.file
@@ -82,32 +85,44 @@ class LocalModel(LoadedModel):
             try:
                 self._vm = relax.VirtualMachine(tvm.runtime.load_module(str(path)), self._device)
             except Exception as error:
-                raise _load_error(error, "this process") from error
+                raise load_error(error, _HERE) from error
 
     def set_inputs(self, inputs: Tensors, *, timeout: float = RUN_TIMEOUT) -> None:  # noqa: ARG002
         """Hand the inputs to the virtual machine."""
         import tvm
 
-        self._arguments = [tvm.runtime.tensor(array, self._device) for array in self.ordered(inputs)]
-        self._vm.set_input(self._entry, *self._arguments)
+        arrays = self.ordered(inputs)
+        self._refuse_closed(self._vm)
+        with device_errors("setting inputs", _HERE):
+            self._arguments = [tvm.runtime.tensor(array, self._device) for array in arrays]
+            self._vm.set_input(self._entry, *self._arguments)
 
     def invoke(self, *, timeout: float = RUN_TIMEOUT) -> dict[str, NDArray[np.generic]]:  # noqa: ARG002
         """Run once and copy the outputs."""
-        self._vm.invoke_stateful(self._entry)
-        results = _as_list(self._vm.get_outputs(self._entry))
-        return {info.name: out.numpy() for info, out in zip(self.outputs, results, strict=True)}
+        self._refuse_closed(self._vm)
+        self._refuse_without_inputs(self._arguments)
+        with device_errors("running the model", _HERE):
+            self._vm.invoke_stateful(self._entry)
+            results = as_list(self._vm.get_outputs(self._entry))
+            return {info.name: out.numpy() for info, out in zip(self.outputs, results, strict=True)}
 
     def time(self, samples: int, *, timeout: float = RUN_TIMEOUT) -> list[float]:  # noqa: ARG002
         """Seconds of each call."""
-        evaluate = self._vm.time_evaluator("invoke_stateful", self._device, number=1, repeat=samples)
-        return [float(seconds) for seconds in evaluate(self._entry).results]
+        self._refuse_closed(self._vm)
+        self._refuse_count("samples", samples)
+        self._refuse_without_inputs(self._arguments)
+        with device_errors("measuring", _HERE):
+            evaluate = self._vm.time_evaluator("invoke_stateful", self._device, number=1, repeat=samples)
+            return [float(seconds) for seconds in evaluate(self._entry).results]
 
     def set_threads(self, count: int) -> int:
         """Restrict TVM's pool, which this whole process shares."""
         import tvm_ffi
 
-        tvm_ffi.get_global_func("runtime.config_threadpool")(_THREADS_BIG_CORES, count)
-        return int(tvm_ffi.get_global_func("runtime.NumThreads")())
+        self._refuse_count("threads", count)
+        with device_errors("setting threads", _HERE):
+            tvm_ffi.get_global_func("runtime.config_threadpool")(_THREADS_BIG_CORES, count)
+            return int(tvm_ffi.get_global_func("runtime.NumThreads")())
 
     def usage(self) -> DeviceUsage:
         """This process."""

@@ -7,11 +7,21 @@ import itertools
 import json
 import socket
 import struct
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from edgevit.device.guard import Guard
-from edgevit.device.session import LOAD_TIMEOUT, RUN_TIMEOUT, DeviceInfo, DeviceUsage, LoadedModel, Session
+from edgevit.device.session import (
+    LOAD_TIMEOUT,
+    RUN_TIMEOUT,
+    DeviceInfo,
+    DeviceUsage,
+    LoadedModel,
+    Session,
+    device_errors,
+    last_line,
+)
 from edgevit.errors import DeviceBusy, DeviceError, DeviceMismatch, DeviceUnreachable, EdgevitError
 
 if TYPE_CHECKING:
@@ -25,6 +35,7 @@ CONNECT_TIMEOUT = 20.0
 """Seconds for reaching a device and for its handshake."""
 
 _CALL_TIMEOUT = 30.0
+_CLOSE_TIMEOUT = 5.0
 _MAGIC = 0xFF271  # TVM's RPC_MAGIC; +1 means the server is taken, +2 that the key does not match
 _THREADS_BIG_CORES = 1  # TVM's AffinityMode.kBig: fastest cores first
 
@@ -56,12 +67,18 @@ class RpcSession(Session):
         self.kind = kind
         self.emulated = emulated
         self.address = address
-        self._on_close = on_close
         self._model: RpcModel | None = None
         self._remote: Any = None
         self._functions: dict[str, Any] = {}
         self.uploads = itertools.count()
-        self._guard = Guard(channel, address)
+        try:
+            self._guard = Guard(channel, address)
+        except BaseException:
+            if on_close is not None:
+                on_close()
+            raise
+        # Runs at the latest when the session is collected or the interpreter ends.
+        self._release = weakref.finalize(self, _release, self._guard, on_close)
         try:
             self._shake_hands(key, handshake_timeout)
         except BaseException:
@@ -96,17 +113,17 @@ class RpcSession(Session):
         if self._model is not None:
             self._model.close()
             self._model = None
+        with contextlib.suppress(Exception), self._guard.deadline(_CLOSE_TIMEOUT, "closing"):
+            self._functions.clear()
+            self._remote = None
         self._functions.clear()
-        if not self._guard.ended:
-            with contextlib.suppress(Exception), self._guard.deadline(5, "closing"):
-                self._remote = None
         self._remote = None
-        self._guard.close()
-        self._finish()
+        self._release()
 
     def usage(self) -> DeviceUsage:
         """State of the server's process for this session."""
         facts = self._facts("edgevit.server.usage")
+        threads: int | None
         try:
             threads = int(self.call("runtime.NumThreads"))
         except DeviceError:
@@ -142,7 +159,7 @@ class RpcSession(Session):
 
         try:
             with self._guard.deadline(timeout, "shaking hands"):
-                self._remote = rpc.connect("127.0.0.1", self._guard.port, key)
+                self._remote = rpc.connect("127.0.0.1", self._guard.port, self._guard.token + key)
         except Exception as error:
             refusal = self._refusal(key)
             if refusal is None and isinstance(error, EdgevitError):
@@ -200,10 +217,11 @@ class RpcSession(Session):
                     advice="Compile for this device: 'edgevit targets' lists what there is.",
                 )
 
-    def _finish(self) -> None:
-        if self._on_close is not None:
-            done, self._on_close = self._on_close, None
-            done()
+
+def _release(guard: Guard, on_close: Callable[[], None] | None) -> None:
+    guard.close()
+    if on_close is not None:
+        on_close()
 
 
 class RpcModel(LoadedModel):
@@ -227,35 +245,42 @@ class RpcModel(LoadedModel):
         except EdgevitError:
             raise
         except Exception as error:
-            raise _load_error(error, session.address) from error
+            raise load_error(error, session.address) from error
 
     def set_inputs(self, inputs: Tensors, *, timeout: float = RUN_TIMEOUT) -> None:
         """Copy inputs to the device."""
         import tvm
 
         arrays = self.ordered(inputs)
-        with self._session.limit(timeout, "sending inputs"):
+        with self._limit(timeout, "sending inputs"):
             self._arguments = [tvm.runtime.tensor(array, self._device) for array in arrays]
             self._vm.set_input(self._entry, *self._arguments)
 
     def invoke(self, *, timeout: float = RUN_TIMEOUT) -> dict[str, NDArray[np.generic]]:
         """Run once and fetch the outputs."""
-        with self._session.limit(timeout, "running the model"):
+        self._refuse_without_inputs(self._arguments)
+        with self._limit(timeout, "running the model"):
             self._vm.invoke_stateful(self._entry)
-            results = self._vm.get_outputs(self._entry)
-            fetched = [result.numpy() for result in _as_list(results)]
-        return {info.name: array for info, array in zip(self.outputs, fetched, strict=True)}
+            # No name for the remote objects: freeing them asks the device too, so it must happen in here.
+            fetched = [result.numpy() for result in as_list(self._vm.get_outputs(self._entry))]
+            return {info.name: array for info, array in zip(self.outputs, fetched, strict=True)}
 
     def time(self, samples: int, *, timeout: float = RUN_TIMEOUT) -> list[float]:
         """Seconds of each call, taken by the device's own clock."""
-        with self._session.limit(timeout, "measuring"):
+        self._refuse_count("samples", samples)
+        self._refuse_without_inputs(self._arguments)
+        with self._limit(timeout, "measuring"):
             evaluate = self._vm.time_evaluator("invoke_stateful", self._device, number=1, repeat=samples)
-            return [float(seconds) for seconds in evaluate(self._entry).results]
+            seconds = [float(one) for one in evaluate(self._entry).results]
+            del evaluate
+            return seconds
 
     def set_threads(self, count: int) -> int:
         """Restrict the runtime to ``count`` threads on the fastest cores."""
-        self._session.call("runtime.config_threadpool", _THREADS_BIG_CORES, count)
-        return int(self._session.call("runtime.NumThreads"))
+        self._refuse_count("threads", count)
+        with device_errors("setting threads", self._session.address):
+            self._session.call("runtime.config_threadpool", _THREADS_BIG_CORES, count)
+            return int(self._session.call("runtime.NumThreads"))
 
     def usage(self) -> DeviceUsage:
         """State of the server's process."""
@@ -264,11 +289,17 @@ class RpcModel(LoadedModel):
     def close(self) -> None:
         """Unload the model."""
         if self._vm is not None:
-            with contextlib.suppress(Exception), self._session.limit(10, "unloading"):
-                self._arguments.clear()
+            with contextlib.suppress(Exception), self._session.limit(_CLOSE_TIMEOUT, "unloading"):
+                self._arguments = []
                 self._vm = None
         self._arguments = []
         self._vm = None
+
+    @contextlib.contextmanager
+    def _limit(self, seconds: float, doing: str) -> Iterator[None]:
+        self._refuse_closed(self._vm)
+        with device_errors(doing, self._session.address), self._session.limit(seconds, doing):
+            yield
 
     def _verify_upload(self, name: str) -> None:
         try:
@@ -291,13 +322,14 @@ class RpcModel(LoadedModel):
         self._vm = relax.VirtualMachine(self._session.remote.load_module(name), self._device)
 
 
-def _as_list(results: Any) -> list[Any]:
+def as_list(results: Any) -> list[Any]:
+    """The outputs of a model that may have one or several."""
     return [results] if hasattr(results, "numpy") else list(results)
 
 
-def _load_error(error: Exception, address: str) -> DeviceError:
-    text = str(error).strip()
-    last = text.splitlines()[-1] if text else type(error).__name__
+def load_error(error: Exception, address: str) -> DeviceError:
+    """What a loader's failure means to the user."""
+    text, last = str(error), last_line(error)
     wrong_machine = (
         "wrong ELF class",
         "Exec format",

@@ -10,13 +10,14 @@ Every wait has a limit; when it passes, the call raises and the session is over.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from edgevit.errors import UserError
+from edgevit.errors import DeviceError, EdgevitError, UserError
 from edgevit.manifest import TensorInfo
 
 if TYPE_CHECKING:
@@ -80,6 +81,29 @@ class DeviceUsage(BaseModel):
     temperature_c: float | None = None
 
 
+@contextmanager
+def device_errors(doing: str, where: str) -> Iterator[None]:
+    """Turn what the runtime raises into a DeviceError; edgevit's own errors pass.
+
+    Raises:
+        DeviceError: the runtime refused.
+    """
+    try:
+        yield
+    except EdgevitError:
+        raise
+    except Exception as error:
+        raise DeviceError(
+            f"{doing} failed: {last_line(error)}", where=where, advice="Run 'edgevit devices doctor'."
+        ) from error
+
+
+def last_line(error: Exception) -> str:
+    """What TVM says at the end of its traceback."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
+
+
 class LoadedModel(ABC):
     """An artifact loaded on a device; a context manager that unloads it."""
 
@@ -126,13 +150,29 @@ class LoadedModel(ABC):
             )
         for name, array in inputs.items():
             info = expected[name]
-            if tuple(array.shape) != info.shape or array.dtype.name != info.dtype:
-                raise UserError(
-                    f"got {array.dtype.name}{list(array.shape)}, the model takes {info.dtype}{list(info.shape)}.",
-                    where=f"input {name!r}",
-                    advice="Convert the array; edgevit never casts or reshapes silently.",
-                )
-        return [np.ascontiguousarray(inputs[info.name]) for info in self.inputs]
+            kind, shape = getattr(array, "dtype", None), getattr(array, "shape", None)
+            # Not by name: a dtype of the other byte order has the same one.
+            if kind == np.dtype(info.dtype) and shape == info.shape:
+                continue
+            got = type(array).__name__ if kind is None or shape is None else f"{kind}{list(shape)}"
+            raise UserError(
+                f"got {got}, the model takes {info.dtype}{list(info.shape)}.",
+                where=f"input {name!r}",
+                advice="Convert the array; edgevit never casts or reshapes silently.",
+            )
+        return [np.asarray(inputs[info.name], order="C") for info in self.inputs]
+
+    def _refuse_count(self, what: str, count: int) -> None:
+        if count < 1:
+            raise UserError(f"{count} {what} cannot be asked for.", advice="Ask for one at least.")
+
+    def _refuse_closed(self, machine: object) -> None:
+        if machine is None:
+            raise UserError("the model is not loaded any more.", advice="Load it again.")
+
+    def _refuse_without_inputs(self, arguments: Sequence[object]) -> None:
+        if len(arguments) != len(self.inputs):
+            raise UserError("no inputs were set.", advice="Call set_inputs() first, or use run().")
 
     @abstractmethod
     def set_inputs(self, inputs: Tensors, *, timeout: float = RUN_TIMEOUT) -> None:
@@ -183,7 +223,7 @@ class Session(ABC):
 
     @abstractmethod
     def load(self, artifact: Artifact, *, timeout: float = LOAD_TIMEOUT) -> LoadedModel:
-        """Bring an artifact to the device and make it ready to run.
+        """Bring an artifact to the device and make it ready to run; one loaded before is unloaded.
 
         Raises:
             DeviceMismatch: the artifact is for another architecture or operating system.

@@ -7,8 +7,8 @@ process ends, however it ends, ssh ends, the server's stdin closes, and the remo
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-import re
 import shlex
 import socket
 import subprocess
@@ -35,7 +35,15 @@ _TRIPLES = {
     "Linux armv7l": "armv7a-linux-gnueabihf",
     "Linux armv8l": "armv7a-linux-gnueabihf",
 }
-_FOLDER = re.compile(r"^/[A-Za-z0-9._/-]+$")
+_MARK = "edgevit-host "
+
+# Copy, start and clean up in one login: there is no moment at which a lost connection leaves something behind.
+_SERVE = (
+    'umask 077; d=$(mktemp -d "${TMPDIR:-/tmp}/edgevit.XXXXXX") || exit 1; '
+    "trap 'rm -rf \"$d\"' EXIT; trap 'exit 1' HUP INT TERM; "
+    'head -c SIZE > "$d/server" && test "$(wc -c < "$d/server")" -eq SIZE && chmod 700 "$d/server" && '
+    '"$d/server" --port 0 --once --exit-with-stdin --work-dir "$d"'
+)
 
 
 def connect_ssh(
@@ -62,98 +70,104 @@ def connect_ssh(
     if destination.startswith("-") or not destination.strip():
         raise UserError(f"{destination!r} is not a host.", advice="Give --ssh user@host.")
     ssh = _Ssh(destination, timeout)
-    if triple is None:
-        triple = ssh.triple()
-    folder = ssh.copy(build_server(triple, progress=progress))
-    server = ServerProcess(
-        ssh.command(f"{folder}/server --port 0 --once --exit-with-stdin --work-dir {folder}; rm -rf {folder}"),
-        where=f"ssh {destination}",
-        timeout=timeout,
-    )
+    uname = ssh.uname()
+    server = ssh.start(build_server(triple or _triple(uname, ssh.where), progress=progress))
     try:
-        channel, forward = ssh.open_channel(server.port)
+        channel, forward = ssh.open_channel(server.wait_for_port(timeout + _COPY_TIMEOUT))
     except BaseException:
         server.stop()
         raise
+    owner = os.getpid()
 
     def finish() -> None:
-        server.stop()
-        _end(forward)
+        if os.getpid() == owner:  # a forked child has a copy of this object, not of the processes
+            server.stop()
+            _end(forward)
 
-    return RpcSession(channel, f"ssh {destination}", kind="ssh", handshake_timeout=timeout, on_close=finish)
+    return RpcSession(channel, ssh.where, kind="ssh", handshake_timeout=timeout, on_close=finish)
+
+
+def _triple(uname: str, where: str) -> str:
+    if uname not in _TRIPLES:
+        raise DeviceMismatch(
+            f"there is no server for {uname or 'a host without uname'!r}.",
+            where=where,
+            advice="Servers exist for 64-bit ARM, 32-bit ARM and x86-64 Linux.",
+        )
+    return _TRIPLES[uname]
 
 
 class _Ssh:
     def __init__(self, destination: str, timeout: float) -> None:
         self._destination = destination
         self._timeout = timeout
-        options = [
-            "-o",
-            "BatchMode=yes",
-            "-o",
-            f"ConnectTimeout={int(timeout)}",
-            "-o",
-            "ServerAliveInterval=5",
-        ]
-        self._base = [*shlex.split(os.environ.get("EDGEVIT_SSH", "ssh")), "-T", "-x", *options]
+        self.where = f"ssh {destination}"
+        limit = max(1, math.ceil(timeout))
+        options = ["BatchMode=yes", f"ConnectTimeout={limit}", "ServerAliveInterval=5"]
+        command = shlex.split(os.environ.get("EDGEVIT_SSH", "ssh"))
+        self._base = [*command, "-T", "-x", *(part for option in options for part in ("-o", option))]
 
-    def command(self, script: str) -> list[str]:
-        return [*self._base, self._destination, script]
+    def uname(self) -> str:
+        """Operating system and processor; the first thing asked, so it also proves that ssh logs in."""
+        said = self._run(f'echo "{_MARK}$(uname -s) $(uname -m)"')
+        # A login script may have printed lines of its own before.
+        return next((line[len(_MARK) :] for line in said.splitlines() if line.startswith(_MARK)), "").strip()
 
-    def triple(self) -> str:
-        said = self._run("uname -sm", b"", self._timeout).strip()
-        if said not in _TRIPLES:
-            raise DeviceMismatch(
-                f"there is no server for {said or 'a host without uname'!r}.",
-                where=f"ssh {self._destination}",
-                advice="Servers exist for 64-bit ARM, 32-bit ARM and x86-64 Linux.",
-            )
-        return _TRIPLES[said]
-
-    def copy(self, server: Path) -> str:
-        script = (
-            "umask 077 && d=$(mktemp -d ${TMPDIR:-/tmp}/edgevit.XXXXXX) && "
-            "{ cat > $d/server && chmod 700 $d/server && echo $d || { rm -rf $d; exit 1; }; }"
+    def start(self, server: Path) -> ServerProcess:
+        """Copy and start the server; whatever ends it, the remote shell removes its folder."""
+        image = server.read_bytes()
+        return ServerProcess(
+            self._command(_SERVE.replace("SIZE", str(len(image)))), where=self.where, feed=image
         )
-        folder = self._run(script, server.read_bytes(), _COPY_TIMEOUT).strip()
-        if not _FOLDER.match(folder):
-            raise DeviceError(
-                "the host did not say where the server was copied to.",
-                where=f"ssh {self._destination}",
-                advice="A login script that prints text can cause this: make it silent when not interactive.",
-            )
-        return folder
 
     def open_channel(self, port: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+        """A connection to a loopback port of the host."""
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
                 [*self._base, "-W", f"127.0.0.1:{port}", self._destination],
-                stdin=theirs,
-                stdout=theirs,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
         return ours, process
 
-    def _run(self, script: str, stdin: bytes, timeout: float) -> str:
-        where = f"ssh {self._destination}"
+    def _command(self, script: str) -> list[str]:
+        # The account's shell may be any; what runs the script is POSIX's.
+        return [*self._base, self._destination, f"exec sh -c {shlex.quote(script)}"]
+
+    def _run(self, script: str) -> str:
         try:
-            done = subprocess.run(self.command(script), input=stdin, capture_output=True, timeout=timeout, check=False)
+            done = subprocess.run(
+                self._command(script),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=self._timeout,
+                check=False,
+                start_new_session=True,
+            )
         except FileNotFoundError as error:
             raise ToolchainError("OpenSSH's client is not installed.", advice="Install ssh.") from error
         except subprocess.TimeoutExpired as error:
-            raise DeviceTimeout(f"no answer within {timeout:g} s.", where=where) from error
+            raise DeviceTimeout(
+                f"no answer within {self._timeout:g} s.",
+                where=self.where,
+                advice="Check that the host is on and that 'ssh -o BatchMode=yes' reaches it.",
+            ) from error
+        last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
         if done.returncode == 255:  # ssh's own failures; anything else is the remote command's
-            last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
             raise DeviceUnreachable(
                 f"cannot log in: {last}",
-                where=where,
+                where=self.where,
                 advice="Make 'ssh -o BatchMode=yes' work first: key installed, host key accepted.",
             )
         if done.returncode:
-            last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
-            raise DeviceError(f"the host refused: {last}", where=where, advice="Is its temporary folder full?")
+            raise DeviceError(
+                f"the host refused: {last}",
+                where=self.where,
+                advice="Does 'ssh HOST uname -sm' work there?",
+            )
         return done.stdout.decode(errors="replace")
 
 

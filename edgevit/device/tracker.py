@@ -7,7 +7,7 @@ import socket
 import struct
 from typing import Any
 
-from edgevit.errors import DeviceBusy, DeviceTimeout, DeviceUnreachable
+from edgevit.errors import DeviceBusy, DeviceLost, DeviceTimeout, DeviceUnreachable
 
 _MAGIC = 0x2F271
 _REQUEST, _SUMMARY, _SUCCESS = 4, 6, 0
@@ -32,19 +32,24 @@ def request_device(host: str, port: int, key: str, *, timeout: float) -> tuple[s
             where=where,
             advice="Start a server there with --tracker and --key; 'edgevit devices list' shows what is known.",
         )
-    with _connect(host, port, timeout) as tracker:
-        try:
-            reply = _ask(tracker, [_REQUEST, key, "", 1])
-        except TimeoutError as error:
-            raise DeviceBusy(
-                f"all {known} device(s) of key {key!r} stayed busy for {timeout:g} s.",
-                where=where,
-                advice="Wait, or give --timeout more.",
-            ) from error
-    if reply[0] != _SUCCESS:
-        raise DeviceUnreachable(f"the tracker refused: {reply!r}.", where=where)
-    device_host, device_port, match_key = reply[1]
-    return str(device_host), int(device_port), str(match_key)
+    try:
+        reply = _question(host, port, [_REQUEST, key, "", 1], timeout)
+    except TimeoutError as error:
+        raise DeviceBusy(
+            f"all {known} device(s) of key {key!r} stayed busy for {timeout:g} s.",
+            where=where,
+            advice="Wait, or give --timeout more.",
+        ) from error
+    try:
+        code, (device_host, device_port, match_key) = reply
+        device = str(device_host), int(device_port), str(match_key)
+    except (TypeError, ValueError):
+        code, device = None, ("", 0, "")
+    if code != _SUCCESS:
+        raise DeviceUnreachable(
+            f"the tracker refused: {reply!r}.", where=where, advice="Its output says why; restart it if need be."
+        )
+    return device
 
 
 def tracker_summary(host: str, port: int, *, timeout: float = 5.0) -> dict[str, Any]:
@@ -53,12 +58,14 @@ def tracker_summary(host: str, port: int, *, timeout: float = 5.0) -> dict[str, 
     Raises:
         DeviceUnreachable: no tracker answers there.
     """
-    with _connect(host, port, timeout) as tracker:
-        try:
-            reply = _ask(tracker, [_SUMMARY])
-        except TimeoutError as error:
-            raise DeviceTimeout(f"no answer within {timeout:g} s.", where=f"tracker {host}:{port}") from error
-    return dict(reply[1])
+    where = f"tracker {host}:{port}"
+    try:
+        reply = _question(host, port, [_SUMMARY], timeout)
+    except TimeoutError as error:
+        raise DeviceTimeout(f"no answer within {timeout:g} s.", where=where, advice="Restart it.") from error
+    if not isinstance(reply, list) or len(reply) != 2 or not isinstance(reply[1], dict):
+        raise _no_tracker(host, port)
+    return reply[1]
 
 
 def _devices_of(summary: dict[str, Any], key: str) -> int:
@@ -69,24 +76,51 @@ def _connect(host: str, port: int, timeout: float) -> socket.socket:
     where = f"tracker {host}:{port}"
     try:
         tracker = socket.create_connection((host, port), timeout=timeout)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host can have this name
+        reason = getattr(error, "strerror", None) or error
         raise DeviceUnreachable(
-            f"cannot connect: {error.strerror or error}.",
+            f"cannot connect: {reason}.",
             where=where,
             advice="Start one with 'python -m tvm.exec.rpc_tracker --host 127.0.0.1 --port 9190'.",
         ) from error
     try:
         tracker.sendall(struct.pack("<i", _MAGIC))
         if struct.unpack("<i", _receive(tracker, 4))[0] != _MAGIC:
-            raise DeviceUnreachable("something answers there, but it is no TVM tracker.", where=where)
-    except (OSError, struct.error) as error:
+            raise _no_tracker(host, port)
+    except OSError as error:
         tracker.close()
         raise DeviceUnreachable(
             f"it accepts connections but does not answer as a tracker: {error}.",
             where=where,
             advice="Check the port; a tracker that was killed can leave a worker that keeps it.",
         ) from error
+    except BaseException:
+        tracker.close()
+        raise
     return tracker
+
+
+def _no_tracker(host: str, port: int) -> DeviceUnreachable:
+    return DeviceUnreachable(
+        "something answers there, but it is no TVM tracker.",
+        where=f"tracker {host}:{port}",
+        advice="Check the port.",
+    )
+
+
+def _question(host: str, port: int, message: list[object], timeout: float) -> Any:
+    """One question on a connection of its own; TimeoutError when the answer takes longer than ``timeout``."""
+    with _connect(host, port, timeout) as tracker:
+        try:
+            return _ask(tracker, message)
+        except TimeoutError:
+            raise
+        except (OSError, ValueError) as error:
+            raise DeviceLost(
+                f"it ended the connection instead of answering: {error}.",
+                where=f"tracker {host}:{port}",
+                advice="Look at its output, restart it.",
+            ) from error
 
 
 def _ask(tracker: socket.socket, message: list[object]) -> Any:

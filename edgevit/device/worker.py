@@ -1,8 +1,8 @@
-"""A process of its own that serves one RPC session and ends: ``python -m edgevit.device.worker``.
+"""A process of its own that serves one RPC session and ends: ``python -m edgevit.device.worker FD FOLDER``.
 
-It is the host-side twin of the server in ``runtime/``: same functions, no build needed. It listens on a
-loopback port of the system's choice, prints it as one line of JSON, and ends when its session does or when
-its standard input closes, so it cannot outlive whoever started it.
+It is the host-side twin of the server in ``runtime/``: same functions, no build needed. It talks over a
+socket that it inherits, keeps its files in a folder that its starter removes, and ends when its session does or
+when its standard input closes, so it cannot outlive whoever started it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import socket
 import struct
 import sys
-import tempfile
 import threading
+import traceback
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,36 +22,31 @@ from edgevit.device.usage import claim_all_cores, machine_facts, process_usage
 
 _MAGIC = 0xFF271
 _MAX_KEY = 4096
-_ACCEPT_SECONDS = 60.0
 
 
 def main() -> None:
     """Serve one session."""
-    claim_all_cores()
-    folder = Path(tempfile.mkdtemp(prefix="edgevit-worker-"))
-    threading.Thread(target=_end_with_stdin, args=(folder,), daemon=True).start()
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    status = 1
     try:
-        _register(folder)
-        with socket.create_server(("127.0.0.1", 0), backlog=1) as listener:
-            listener.settimeout(_ACCEPT_SECONDS)
-            print(json.dumps({"event": "listening", "port": listener.getsockname()[1]}), flush=True)
-            connection, _ = listener.accept()
-        with connection:
-            connection.settimeout(_ACCEPT_SECONDS)
-            _shake_hands(connection)
-            connection.settimeout(None)
-            import tvm_ffi
+        connection = socket.socket(fileno=int(sys.argv[1]))
+        claim_all_cores()
+        _register(Path(sys.argv[2]))
+        _shake_hands(connection)
+        import tvm_ffi
 
-            tvm_ffi.get_global_func("rpc.ServerLoop")(connection.fileno())
+        tvm_ffi.get_global_func("rpc.ServerLoop")(connection.detach())  # closes it
+        status = 0
+    except BaseException:  # whatever it is, it must be told before the process ends
+        traceback.print_exc()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    # TVM's thread pool and interpreter shutdown have nothing left to save.
-    os._exit(0)
+        sys.stderr.flush()
+        # TVM's thread pool and interpreter shutdown have nothing left to save.
+        os._exit(status)
 
 
-def _end_with_stdin(folder: Path) -> None:
-    sys.stdin.buffer.read()
-    shutil.rmtree(folder, ignore_errors=True)
+def _end_with_stdin() -> None:
+    os.read(0, 1)
     os._exit(0)
 
 

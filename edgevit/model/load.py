@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgevit.errors import ModelError
 from edgevit.model.audit import refuse_unsupported, unsupported_nodes
-from edgevit.model.graph import itemsize, opset_of, value_shapes
+from edgevit.model.graph import all_nodes, itemsize, opset_of, value_shapes
 from edgevit.model.isolated import prepare_isolated
 from edgevit.model.operators import INPUT_DTYPES, MIN_OPSET
 from edgevit.model.shapes import Shapes, real_inputs, settle_shapes
@@ -56,6 +56,7 @@ def from_proto(proto: onnx.ModelProto, *, shapes: Shapes = None, audit: bool = T
 
 def _finish(proto: onnx.ModelProto, path: Path | None, sha256: str, shapes: Shapes, *, audit: bool) -> Model:
     where = str(path) if path else None
+    _check_text(proto, where)
     _check_header(proto, where)
     _check_dtypes(proto, where)
     settled = settle_shapes(proto, shapes, where)
@@ -76,6 +77,24 @@ def _finish(proto: onnx.ModelProto, path: Path | None, sha256: str, shapes: Shap
         notes=tuple(notes),
         metadata=metadata,
     )
+
+
+def _check_text(proto: onnx.ModelProto, where: str | None) -> None:
+    """Refuse names that are not text: protobuf hands out bytes where a string is not UTF-8."""
+    graph = proto.graph
+    names: list[object] = [item.name for item in (*graph.input, *graph.output, *graph.initializer)]
+    names += [text for entry in proto.metadata_props for text in (entry.key, entry.value)]
+    operators: list[str] = []
+    for node in all_nodes(graph):
+        names += [node.name, *node.input, *node.output]
+        operators += [node.op_type, node.domain]
+    names += operators
+    if not all(isinstance(name, str) for name in names) or not all(map(str.isprintable, operators)):
+        raise ModelError(
+            "the file holds names that are not text: it is damaged.",
+            where=where,
+            advice="Export or download it again.",
+        )
 
 
 def _check_header(proto: onnx.ModelProto, where: str | None) -> None:

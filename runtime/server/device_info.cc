@@ -110,7 +110,7 @@ int CoresAllowed() {
   return static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
 }
 
-double Seconds(const timeval& time) {
+double ToSeconds(const timeval& time) {
   return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
 }
 
@@ -146,7 +146,7 @@ std::string DeviceUsage() {
   JsonObject usage;
   rusage used{};
   if (getrusage(RUSAGE_SELF, &used) == 0) {
-    usage.Add("cpu_seconds", Seconds(used.ru_utime) + Seconds(used.ru_stime));
+    usage.Add("cpu_seconds", ToSeconds(used.ru_utime) + ToSeconds(used.ru_stime));
     usage.Add("peak_rss_bytes", int64_t{used.ru_maxrss} * 1024);
   }
   double load = 0;

@@ -4,6 +4,7 @@
 
 #include <unistd.h>
 
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -37,6 +38,9 @@ class Descriptor {
 
 // Seconds on a clock that only goes forward.
 double Now();
+
+// A time that never comes.
+inline constexpr double kForever = std::numeric_limits<double>::infinity();
 
 // A socket that listens on the first free port in [port, port_end), or on `port` alone when port_end is
 // 0. Throws std::runtime_error.

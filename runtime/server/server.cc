@@ -10,7 +10,6 @@
 #include <climits>
 #include <cmath>
 #include <cstdio>
-#include <limits>
 #include <stdexcept>
 
 #include "device_info.h"
@@ -19,7 +18,6 @@
 namespace edgevit {
 namespace {
 
-constexpr double kForever = std::numeric_limits<double>::infinity();
 constexpr size_t kMaxHandshakes = 32;
 // A client that closes one session and opens the next may arrive before the first has ended: how long
 // it waits for its turn before it hears that the server is busy.
@@ -79,7 +77,7 @@ void Server::Announce() const {
                                .Add("event", "listening")
                                .Add("host", options_.host)
                                .Add("port", port_)
-                               .AddRaw("version", JsonQuote(EDGEVIT_VERSION))
+                               .Add("version", EDGEVIT_VERSION)
                                .str();
   std::printf("%s\n", line.c_str());
   std::fflush(stdout);

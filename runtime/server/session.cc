@@ -7,9 +7,7 @@
 #include <sys/wait.h>
 
 #include <cerrno>
-#include <cmath>
 #include <cstring>
-#include <limits>
 #include <stdexcept>
 
 #include "log.h"
@@ -19,7 +17,7 @@
 namespace edgevit {
 namespace {
 
-std::string Seconds(double value) {
+std::string SecondsText(double value) {
   std::string text = std::to_string(value);
   text.erase(text.find_last_not_of('0') + 1);
   if (text.back() == '.') text.pop_back();
@@ -37,7 +35,7 @@ std::string Explain(int status, double idle_timeout) {
     case SessionEnd::kClientLost:
       return "the client left without closing the session";
     case SessionEnd::kIdle:
-      return "the session was ended because its client was silent for " + Seconds(idle_timeout);
+      return "the session was ended because its client was silent for " + SecondsText(idle_timeout);
     case SessionEnd::kServerGone:
       return "the server ended";
     case SessionEnd::kFailed:
@@ -70,10 +68,9 @@ Session::Session(Descriptor client, const std::string& work_parent, double timeo
                  double idle_timeout)
     : client_(std::move(client)),
       folder_(work_parent),
-      timeout_(timeout),
       idle_timeout_(idle_timeout),
       start_(Now()),
-      deadline_(timeout > 0 ? start_ + timeout : std::numeric_limits<double>::infinity()) {
+      deadline_(timeout > 0 ? start_ + timeout : kForever) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) throw std::runtime_error("no pipe for a session");
   Descriptor read_end(ends[0]);

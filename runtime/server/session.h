@@ -24,7 +24,7 @@ class Session {
   // True once the process has ended; then the client has been told why, if it did not know.
   bool Reap();
 
-  // When the session must end, by Now(); infinity without a limit.
+  // When the session must end, by Now(); kForever without a limit.
   double deadline() const { return deadline_; }
 
   // Kills the process and tells the client.
@@ -41,7 +41,6 @@ class Session {
   Descriptor client_;
   WorkFolder folder_;
   Descriptor lifeline_;
-  double timeout_;
   double idle_timeout_;
   double start_;
   double deadline_;

@@ -10,7 +10,6 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <limits>
 
 #include "log.h"
 #include "protocol.h"
@@ -23,7 +22,6 @@ constexpr int kPutCode = 3;
 constexpr int kUpdateInfoCode = 5;
 constexpr int kPendingCode = 7;
 
-constexpr double kForever = std::numeric_limits<double>::infinity();
 constexpr double kAnswerSeconds = 10;
 constexpr double kFirstBackoff = 0.5;
 constexpr double kMaxBackoff = 10;

@@ -160,6 +160,14 @@ def test_unnamed_node_is_named_by_its_output() -> None:
     refused(model([node("Frobnicate", ["x"], ["y"], name="")]), "Frobnicate 'y'")
 
 
+def test_names_that_are_not_text(tmp_path: Path) -> None:
+    data = model([node("Relu", ["x"], ["y"], name="abcdef")]).SerializeToString()
+    for good, bad in ((b"Relu", b"Re\xd3u"), (b"abcdef", b"abc\xffef"), (b"Relu", b"R\x1b[m")):
+        path = tmp_path / "model.onnx"
+        path.write_bytes(data.replace(good, bad))
+        refused_file(path, "not text")
+
+
 def test_loop() -> None:
     body = helper.make_graph(
         [node("Add", ["state", "state"], ["next"]), node("Less", ["next", "limit"], ["small"])],

@@ -1,0 +1,44 @@
+# Tools of .venv if there is one ('just setup' makes it), else those on PATH.
+bin := if path_exists(".venv/bin/edgevit") == "true" { ".venv/bin/" } else { "" }
+python := if bin == "" { "python3" } else { ".venv/bin/python" }
+
+# List the recipes
+default:
+    @just --list
+
+# Make .venv with everything that development needs
+setup:
+    python3 -m venv .venv
+    .venv/bin/pip install -q -e '.[dev]'
+
+# Run the tests, or some: just test tests/bench -k median
+test *arguments:
+    {{ bin }}pytest -q -n 2 {{ arguments }}
+
+# Check style, types and that generated pages are current
+lint:
+    {{ bin }}ruff check
+    {{ bin }}ruff format --check
+    {{ bin }}mypy
+    {{ python }} docs/generate.py --check
+
+# Repair what ruff can repair
+format:
+    {{ bin }}ruff check --fix
+    {{ bin }}ruff format
+
+# Rewrite the generated pages of docs/
+docs:
+    {{ python }} docs/generate.py
+
+# The tour on the embedded model
+demo:
+    {{ bin }}edgevit demo
+
+# Measure the embedded model beside ONNX Runtime on this machine
+bench: demo
+    {{ bin }}edgevit bench edgevit-demo/mobilevit-xxs-host.edgevit --against onnxruntime
+
+# What runs on every change: a clean checkout, README's two lines, all tests, lint
+ci:
+    .ci/run

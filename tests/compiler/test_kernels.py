@@ -1,0 +1,119 @@
+"""The default kernel family keeps every kernel's meaning and makes it vectors and threads."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import edgevit
+from edgevit.accuracy.check import check
+from edgevit.compiler.compile import compile_model
+from edgevit.compiler.kernels import default
+from edgevit.compiler.lower import to_kernels
+from edgevit.model import Model, from_proto
+from edgevit.targets import get_target
+from edgevit.tuning.records import TuningLog
+
+Shape = tuple[int, ...]
+
+
+def _one(op: str, inputs: dict[str, Shape], output: Shape, **attributes: object) -> Model:
+    """One operator on random weights: every input but the first is a constant."""
+    names = list(inputs)
+    draw = np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(draw.standard_normal(inputs[name]).astype(np.float32), name) for name in names[1:]
+    ]
+    graph = helper.make_graph(
+        [helper.make_node(op, names, ["y"], name=op.lower(), **attributes)],
+        "one",
+        [helper.make_tensor_value_info(names[0], TensorProto.FLOAT, inputs[names[0]])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, output)],
+        weights,
+    )
+    return from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+
+CASES: dict[str, Model] = {
+    "odd channels": _one("Conv", {"x": (1, 3, 9, 9), "w": (7, 3, 3, 3)}, (1, 7, 9, 9), pads=[1, 1, 1, 1]),
+    "one wide": _one("Conv", {"x": (1, 4, 9, 3), "w": (5, 4, 3, 3)}, (1, 5, 7, 1)),
+    "depthwise": _one("Conv", {"x": (1, 12, 8, 8), "w": (12, 1, 3, 3)}, (1, 12, 6, 6), group=12),
+    "strided": _one("Conv", {"x": (1, 6, 15, 15), "w": (11, 6, 5, 5)}, (1, 11, 6, 6), strides=[2, 2]),
+    "dilated": _one("Conv", {"x": (1, 2, 12, 12), "w": (3, 2, 3, 3)}, (1, 3, 8, 8), dilations=[2, 2]),
+    "1d": _one("Conv", {"x": (1, 4, 33), "w": (6, 4, 3)}, (1, 6, 31)),
+    "3d": _one("Conv", {"x": (1, 2, 5, 6, 7), "w": (3, 2, 2, 2, 2)}, (1, 3, 4, 5, 6)),
+    "vector by matrix": _one("MatMul", {"x": (37,), "w": (37, 10)}, (10,)),
+    "batched": _one("MatMul", {"x": (3, 5, 17, 19), "w": (5, 19, 23)}, (3, 5, 17, 23)),
+    "softmax": _one("Softmax", {"x": (2, 3, 37)}, (2, 3, 37), axis=-1),
+    "softmax over channels": _one("Softmax", {"x": (2, 7, 5, 3)}, (2, 7, 5, 3), axis=1),
+    "sum of all": _one("ReduceSum", {"x": (3, 5, 7)}, (1, 1, 1)),
+    "max over the first axis": _one("ReduceMax", {"x": (6, 5, 4)}, (1, 5, 4), axes=[0]),
+    "average pool": _one("AveragePool", {"x": (1, 5, 9, 9)}, (1, 5, 4, 4), kernel_shape=[3, 3], strides=[2, 2]),
+    "transpose": _one("Transpose", {"x": (2, 3, 5, 7)}, (7, 2, 5, 3), perm=[3, 0, 2, 1]),
+    "scalar-like": _one("Exp", {"x": (1,)}, (1,)),
+}
+
+
+@pytest.fixture(scope="module")
+def session() -> edgevit.device.session.Session:  # type: ignore[name-defined]
+    with edgevit.connect() as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_scheduled_kernel_computes_what_onnx_runtime_does(case: str, session: object) -> None:
+    artifact = compile_model(CASES[case], "host", verify=False)
+    result = check(artifact, session, CASES[case], seeds=(0, 1), calls=2)  # type: ignore[arg-type]
+    assert result.passed, result.failures
+
+
+def _kernels(model: Model, target: str) -> dict[str, int]:
+    from edgevit.compiler.frontend import to_relax
+
+    return to_kernels(to_relax(model), get_target(target), TuningLog([]))[1]
+
+
+def test_every_kernel_of_the_embedded_model_is_scheduled() -> None:
+    from edgevit.zoo import embedded_model
+
+    model = from_proto(embedded_model())
+    for target in ("x86-64-v3", "arm64-linux", "armv7-linux"):
+        taken = _kernels(model, target)
+        assert set(taken) == {"default"}
+
+
+def test_the_analytic_tile_fits_the_register_file_of_every_target() -> None:
+    from edgevit.targets import list_targets
+
+    for target in list_targets():
+        tile = default.analytic_default(target)
+        accumulators = tile["rows"] * tile["vectors"]
+        assert accumulators >= 4
+        assert accumulators + tile["vectors"] + 1 <= target.vector.registers
+
+
+def test_a_tuning_record_changes_the_code_and_not_the_result(small_model: Model) -> None:
+    from edgevit.compiler.compile import build
+    from edgevit.link import Linker
+
+    class Everything(TuningLog):
+        def __len__(self) -> int:
+            return 1
+
+        def best(self, workload: str) -> dict[str, int]:
+            assert workload.startswith("default/1/")
+            return {"rows": 1, "vectors": 1}
+
+    target = get_target("host")
+    plain = build(small_model, target, Linker(target), TuningLog([]))
+    tuned = build(small_model, target, Linker(target), Everything([]))
+    assert plain.library != tuned.library
+    with edgevit.connect() as opened:
+        assert check(tuned, opened, small_model).passed
+
+
+def test_onnx_is_the_only_thing_the_cases_need() -> None:
+    for model in CASES.values():
+        onnx.checker.check_model(model.proto)
