@@ -21,7 +21,6 @@ from edgevit.accuracy.compare import AccuracyResult
 from edgevit.artifact import Artifact
 from edgevit.device.connect import connect
 from edgevit.device.session import Session
-from edgevit.model import Model
 from edgevit.targets import get_target
 
 SEEDS = range(5)
@@ -44,12 +43,10 @@ def main() -> None:
             for where, session, server in places(name):
                 with session:
                     result = check(artifact, session, model, seeds=SEEDS, calls=CALLS)
-                print(line(model, artifact, where, seconds, server, result), flush=True)
+                print(line(artifact, where, seconds, server, result), flush=True)
 
 
-def line(
-    model: Model, artifact: Artifact, where: str, seconds: float, server: int | None, result: AccuracyResult
-) -> str:
+def line(artifact: Artifact, where: str, seconds: float, server: int | None, result: AccuracyResult) -> str:
     """One row of the table."""
     worst = next(tensor for tensor in result.tensors if tensor.name == result.worst)
     assert worst.max_abs is not None

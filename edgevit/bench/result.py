@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from edgevit.bench.statistics import LatencySummary, RatioSummary
 from edgevit.device.session import DeviceInfo
+from edgevit.errors import UserError
 
 SCHEMA_VERSION = 1
 
@@ -22,7 +23,7 @@ class Protocol(_Schema):
     """How samples are taken.
 
     Attributes:
-        name: ``quick``.
+        name: a key of ``PROTOCOLS``.
         warmup_seconds: time spent running before anything counts.
         min_samples: samples taken at least.
         min_seconds: seconds of counted running at least; both must be met.
@@ -37,6 +38,21 @@ class Protocol(_Schema):
 
 
 QUICK = Protocol(name="quick", warmup_seconds=0.5, min_samples=50, min_seconds=2.0, max_seconds=120.0)
+MLPERF = Protocol(name="mlperf", warmup_seconds=5.0, min_samples=1024, min_seconds=60.0, max_seconds=3600.0)
+"""MLPerf Mobile's single stream: at least 1,024 samples and 60 seconds."""
+PROTOCOLS = {protocol.name: protocol for protocol in (QUICK, MLPERF)}
+
+
+def protocol_named(name: str, *, samples: int | None = None, seconds: float | None = None) -> Protocol:
+    """A protocol, with other minimum samples or seconds where given.
+
+    Raises:
+        UserError: there is no protocol of that name.
+    """
+    if name not in PROTOCOLS:
+        raise UserError(f"there is no protocol {name!r}.", advice=f"Choose one of {', '.join(PROTOCOLS)}.")
+    asked = {"min_samples": samples, "min_seconds": seconds}
+    return PROTOCOLS[name].model_copy(update={key: value for key, value in asked.items() if value is not None})
 
 
 class Runner(_Schema):

@@ -18,8 +18,15 @@ def bench(
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="Worker threads; default: the runtime's choice.")
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Calls to time, at least.")] = 50,
-    min_seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="Seconds to time for, at least.")] = 2.0,
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="quick (50 samples and 2 s) or mlperf (1024 samples and 60 s).")
+    ] = "quick",
+    samples: Annotated[
+        int | None, typer.Option("--samples", min=1, help="Calls to time at least, instead of the protocol's.")
+    ] = None,
+    min_seconds: Annotated[
+        float | None, typer.Option("--seconds", min=0.0, help="Seconds to time for at least, likewise.")
+    ] = None,
     against: Annotated[
         str | None,
         typer.Option("--against", help="onnxruntime: measured in turns, in a process of its own, here."),
@@ -44,13 +51,14 @@ def bench(
     import json
 
     from edgevit.artifact import load_artifact
-    from edgevit.bench.result import QUICK
+    from edgevit.bench.result import protocol_named
     from edgevit.bench.run import bench as measure
     from edgevit.cli.output import console, print_json, steps
     from edgevit.files import write_atomic
     from edgevit.report.tables import bench_table
     from edgevit.sources import load_source
 
+    chosen = protocol_named(protocol, samples=samples, seconds=min_seconds)
     where = Where(rpc, tracker, key, ssh, emulate, local, timeout)
     with steps() as shown:
         shown.stage("load")
@@ -61,7 +69,7 @@ def bench(
             result = measure(
                 loaded,
                 session,
-                protocol=QUICK.model_copy(update={"min_samples": samples, "min_seconds": min_seconds}),
+                protocol=chosen,
                 threads=threads,
                 against=against,
                 reference=model.source if model else None,

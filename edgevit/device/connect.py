@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
+import math
+import re
 from collections.abc import Callable
 
 from edgevit.device.guard import dial
@@ -9,6 +12,8 @@ from edgevit.device.rpc import CONNECT_TIMEOUT, RpcSession
 from edgevit.device.session import Session
 from edgevit.errors import UserError
 from edgevit.target_schema import Target
+
+_ADDRESS = re.compile(r"(\[(?P<v6>[^\[\]\s]+)\]|(?P<host>[^\s:/\[\]]+))(:(?P<port>[0-9]{1,5}))?")
 
 DEFAULT_PORT = 9090
 TRACKER_PORT = 9190
@@ -52,6 +57,10 @@ def connect(
         )
     if (tracker is None) != (key is None):
         raise UserError("--tracker and --key belong together.", advice="Give both, or neither.")
+    if key is not None and not key.strip():
+        raise UserError("the key is empty.", advice="Give the key under which the device registered.")
+    if not (math.isfinite(timeout) and timeout > 0):
+        raise UserError(f"{timeout:g} s is no time limit.", advice="Give --timeout a number above 0.")
     if rpc is not None:
         host, port = parse_address(rpc, DEFAULT_PORT)
         return RpcSession(dial(host, port, timeout=timeout), f"{host}:{port}", kind="rpc", handshake_timeout=timeout)
@@ -75,20 +84,28 @@ def connect(
 
 
 def parse_address(text: str, default_port: int) -> tuple[str, int]:
-    """``host``, ``host:port``, ``[v6]:port`` → host and port.
+    """``host``, ``host:port``, ``v6``, ``[v6]`` or ``[v6]:port`` → host and port.
 
     Raises:
         UserError: it is none of these.
     """
-    host, separator, port = text.rpartition(":")
-    if text.startswith("[") and text.endswith("]"):
-        host, separator, port = text, "", ""
-    elif not separator:
-        host, port = text, ""
-    number = port or str(default_port)
-    if not host or not number.isdecimal() or not 0 < int(number) < 65536:
+    text = text.strip()
+    if _is_ipv6(text):
+        return text, default_port
+    match = _ADDRESS.fullmatch(text)
+    host = match["v6"] or match["host"] if match else None
+    port = int(match["port"] or default_port) if match else 0
+    if match is None or host is None or not 0 < port < 65536 or (match["v6"] and not _is_ipv6(host)):
         raise UserError(f"{text!r} is not an address.", advice="Write host:port, such as 192.0.2.7:9090.")
-    return host.strip("[]"), int(number)
+    return host, port
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _through_tracker(tracker: str, key: str, timeout: float) -> RpcSession:

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevit.device.rpc import as_list, load_error
-from edgevit.device.session import LOAD_TIMEOUT, RUN_TIMEOUT, DeviceInfo, DeviceUsage, LoadedModel, Session, device_errors
+from edgevit.device.session import (
+    LOAD_TIMEOUT,
+    RUN_TIMEOUT,
+    DeviceInfo,
+    DeviceUsage,
+    LoadedModel,
+    Session,
+    device_errors,
+)
 from edgevit.device.usage import claim_all_cores, machine_facts, process_usage
 from edgevit.errors import DeviceMismatch
 
@@ -99,8 +107,7 @@ class LocalModel(LoadedModel):
 
     def invoke(self, *, timeout: float = RUN_TIMEOUT) -> dict[str, NDArray[np.generic]]:  # noqa: ARG002
         """Run once and copy the outputs."""
-        self._refuse_closed(self._vm)
-        self._refuse_without_inputs(self._arguments)
+        self._refuse_unready(self._vm, self._arguments)
         with device_errors("running the model", _HERE):
             self._vm.invoke_stateful(self._entry)
             results = as_list(self._vm.get_outputs(self._entry))
@@ -108,9 +115,8 @@ class LocalModel(LoadedModel):
 
     def time(self, samples: int, *, timeout: float = RUN_TIMEOUT) -> list[float]:  # noqa: ARG002
         """Seconds of each call."""
-        self._refuse_closed(self._vm)
         self._refuse_count("samples", samples)
-        self._refuse_without_inputs(self._arguments)
+        self._refuse_unready(self._vm, self._arguments)
         with device_errors("measuring", _HERE):
             evaluate = self._vm.time_evaluator("invoke_stateful", self._device, number=1, repeat=samples)
             return [float(seconds) for seconds in evaluate(self._entry).results]

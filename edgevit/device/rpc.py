@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import socket
@@ -238,7 +239,7 @@ class RpcModel(LoadedModel):
         try:
             with session.limit(timeout, "uploading the model"):
                 session.remote.upload(bytearray(artifact.library), name)
-            self._verify_upload(name)
+            self._verify_upload(name, timeout)
             with session.limit(timeout, "loading the model"):
                 self._load(name)
                 session.remote.remove(name)  # it stays mapped; storage on a device is scarce
@@ -258,7 +259,7 @@ class RpcModel(LoadedModel):
 
     def invoke(self, *, timeout: float = RUN_TIMEOUT) -> dict[str, NDArray[np.generic]]:
         """Run once and fetch the outputs."""
-        self._refuse_without_inputs(self._arguments)
+        self._refuse_unready(self._vm, self._arguments)
         with self._limit(timeout, "running the model"):
             self._vm.invoke_stateful(self._entry)
             # No name for the remote objects: freeing them asks the device too, so it must happen in here.
@@ -268,7 +269,7 @@ class RpcModel(LoadedModel):
     def time(self, samples: int, *, timeout: float = RUN_TIMEOUT) -> list[float]:
         """Seconds of each call, taken by the device's own clock."""
         self._refuse_count("samples", samples)
-        self._refuse_without_inputs(self._arguments)
+        self._refuse_unready(self._vm, self._arguments)
         with self._limit(timeout, "measuring"):
             evaluate = self._vm.time_evaluator("invoke_stateful", self._device, number=1, repeat=samples)
             seconds = [float(one) for one in evaluate(self._entry).results]
@@ -301,18 +302,21 @@ class RpcModel(LoadedModel):
         with device_errors(doing, self._session.address), self._session.limit(seconds, doing):
             yield
 
-    def _verify_upload(self, name: str) -> None:
+    def _verify_upload(self, name: str, timeout: float) -> None:
+        """Compare what the device stored: TVM's servers do not notice a full disk."""
         try:
             arrived = str(self._session.call("edgevit.server.sha256", name))
         except DeviceError:
             raise
         except Exception:
-            return  # a stock server cannot tell
+            # A stock server cannot tell; it can only send the file back.
+            with self._session.limit(timeout, "comparing the model"):
+                arrived = hashlib.sha256(self._session.remote.download(name)).hexdigest()
         if arrived != self.artifact.manifest.files[self.artifact.manifest.library.file].sha256:
             raise DeviceError(
                 "the library was damaged on its way to the device.",
                 where=self._session.address,
-                advice="Check the device's storage, then try again.",
+                advice="Is the device's storage full?",
             )
 
     def _load(self, name: str) -> None:

@@ -99,6 +99,7 @@ class _Unit:
     name: str
     sources: tuple[Path, ...]
     flags: tuple[str, ...]
+    folders: tuple[str, ...]  # of ``runtime``: where its own sources and headers lie
     weight: int  # share of the progress bar, about seconds
 
 
@@ -171,10 +172,11 @@ def _server_path(platform: _Platform) -> Path:
 
 
 @cache
-def _source_hash() -> str:
-    """Hash of all that goes into a server, whatever the device."""
+def _source_hash(*folders: str) -> str:
+    """Hash of the packages' versions and of our sources: all, or those in some folders of ``runtime``."""
     runtime = resource_folder("runtime")
-    own = sorted(path for path in runtime.rglob("*") if path.is_file())
+    roots = [runtime / folder for folder in folders] or [runtime]
+    own = sorted(path for root in roots for path in root.rglob("*") if path.is_file())
     versions = [f"{name} {_version(name)}" for name in ("apache-tvm", "apache-tvm-ffi", "ziglang")]
     contents = (path.read_bytes().decode("utf-8", "surrogateescape") for path in own)
     return _digest([*versions, *(path.relative_to(runtime).as_posix() for path in own), *contents])
@@ -265,12 +267,15 @@ def _units() -> list[_Unit]:
     }
     own = (*sorted((runtime / "server").glob("*.cc")), *sorted((runtime / "loader").glob("*.cc")))
     macros = tuple(f'-D{name}="{value}"' for name, value in versions.items())
-    cxx = ("-std=c++20",)
+    runtime_sources = tuple(tvm / "src" / "runtime" / f"{name}.cc" for name in _RUNTIME_SOURCES)
+    ffi_sources = tuple(ffi / "src" / "ffi" / f"{name}.cc" for name in _FFI_SOURCES)
+    symbols = (runtime / "loader" / "host_symbols.c",)
+    cxx, shim = ("-std=c++20",), ("shim",)
     return [
-        _Unit("runtime", tuple(tvm / "src" / "runtime" / f"{n}.cc" for n in _RUNTIME_SOURCES), cxx, 22),
-        _Unit("ffi", tuple(ffi / "src" / "ffi" / f"{name}.cc" for name in _FFI_SOURCES), cxx, 14),
-        _Unit("server", own, (*cxx, *macros), 6),
-        _Unit("symbols", (runtime / "loader" / "host_symbols.c",), (), 1),
+        _Unit("runtime", runtime_sources, cxx, shim, 22),
+        _Unit("ffi", ffi_sources, cxx, shim, 14),
+        _Unit("server", own, (*cxx, *macros), ("shim", "server", "loader"), 6),
+        _Unit("symbols", symbols, (), ("loader",), 1),
     ]
 
 
@@ -297,7 +302,7 @@ def _build(platform: _Platform, path: Path, progress: Progress) -> None:
 def _compiler(jobs: ZigJobs, platform: _Platform, objects: Path, unit: _Unit) -> Callable[[], Path]:
     """The job that compiles a unit; an object left by an interrupted build is used again."""
     flags = [*platform.flags, *_compile_flags(), *unit.flags]
-    path = objects / f"{unit.name}-{_digest([_source_hash(), *flags])[:20]}.o"
+    path = objects / f"{unit.name}-{_digest([_source_hash(*unit.folders), *flags])[:20]}.o"
 
     def compile_unit() -> Path:
         if path.exists():

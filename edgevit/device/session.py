@@ -170,7 +170,8 @@ class LoadedModel(ABC):
         if machine is None:
             raise UserError("the model is not loaded any more.", advice="Load it again.")
 
-    def _refuse_without_inputs(self, arguments: Sequence[object]) -> None:
+    def _refuse_unready(self, machine: object, arguments: Sequence[object]) -> None:
+        self._refuse_closed(machine)
         if len(arguments) != len(self.inputs):
             raise UserError("no inputs were set.", advice="Call set_inputs() first, or use run().")
 

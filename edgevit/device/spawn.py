@@ -85,9 +85,7 @@ class ServerProcess:
             try:
                 line = self._lines.get(timeout=max(0.0, end - time.monotonic()))
             except Empty:
-                raise DeviceTimeout(
-                    f"the server did not start within {timeout:g} s.", where=self._where
-                ) from None
+                raise DeviceTimeout(f"the server did not start within {timeout:g} s.", where=self._where) from None
             if line is None:
                 raise DeviceError(
                     f"the server ended before it listened: {self.last_words()}",
@@ -157,9 +155,7 @@ class _Keeper:
         self._folder = tempfile.mkdtemp(prefix="edgevit-session-")
         self._owner = os.getpid()
         try:
-            self.server = ServerProcess(
-                [*_KEEPER, self._folder, *command(self._folder)], where=where, fds=fds
-            )
+            self.server = ServerProcess([*_KEEPER, self._folder, *command(self._folder)], where=where, fds=fds)
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
@@ -185,9 +181,7 @@ def connect_spawned(
     except BaseException:
         keeper.stop()
         raise
-    return RpcSession(
-        channel, address, kind=kind, emulated=emulated, handshake_timeout=timeout, on_close=keeper.stop
-    )
+    return RpcSession(channel, address, kind=kind, emulated=emulated, handshake_timeout=timeout, on_close=keeper.stop)
 
 
 def connect_process() -> RpcSession:
@@ -209,9 +203,7 @@ def connect_process() -> RpcSession:
             channel.close()
             raise
     try:
-        return RpcSession(
-            channel, where, kind="process", handshake_timeout=START_TIMEOUT, on_close=keeper.stop
-        )
+        return RpcSession(channel, where, kind="process", handshake_timeout=START_TIMEOUT, on_close=keeper.stop)
     except DeviceLost as error:
         raise DeviceError(
             f"the process ended before it answered: {keeper.server.last_words()}",

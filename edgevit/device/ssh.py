@@ -116,9 +116,7 @@ class _Ssh:
     def start(self, server: Path) -> ServerProcess:
         """Copy and start the server; whatever ends it, the remote shell removes its folder."""
         image = server.read_bytes()
-        return ServerProcess(
-            self._command(_SERVE.replace("SIZE", str(len(image)))), where=self.where, feed=image
-        )
+        return ServerProcess(self._command(_SERVE.replace("SIZE", str(len(image)))), where=self.where, feed=image)
 
     def open_channel(self, port: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
         """A connection to a loopback port of the host."""

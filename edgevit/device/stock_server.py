@@ -38,7 +38,9 @@ def main(arguments: list[str] | None = None) -> None:
     announcement = {"event": "listening", "host": options.host, "port": port, "version": _version()}
     print(json.dumps(announcement), flush=True)
     if options.exit_with_stdin:
-        sys.stdin.buffer.read()
+        # Not sys.stdin.read(): its lock would be held in the sessions' forked processes, which close stdin.
+        while os.read(0, 4096):
+            pass
     else:
         threading.Event().wait()
     _end()

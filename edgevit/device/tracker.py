@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import time
 from typing import Any
 
 from edgevit.errors import DeviceBusy, DeviceLost, DeviceTimeout, DeviceUnreachable
@@ -12,6 +13,7 @@ from edgevit.errors import DeviceBusy, DeviceLost, DeviceTimeout, DeviceUnreacha
 _MAGIC = 0x2F271
 _REQUEST, _SUMMARY, _SUCCESS = 4, 6, 0
 _MAX_MESSAGE = 1 << 20
+_REGISTER_SECONDS = 2.0
 
 
 def request_device(host: str, port: int, key: str, *, timeout: float) -> tuple[str, int, str]:
@@ -25,7 +27,10 @@ def request_device(host: str, port: int, key: str, *, timeout: float) -> tuple[s
         DeviceBusy: devices of that key exist, and none became free within ``timeout`` seconds.
     """
     where = f"tracker {host}:{port}"
-    known = _devices_of(tracker_summary(host, port), key)
+    end = time.monotonic() + min(timeout, _REGISTER_SECONDS)
+    # A server that met a port scan, or whose tracker was restarted, registers again after a moment.
+    while not (known := _devices_of(tracker_summary(host, port), key)) and time.monotonic() < end:
+        time.sleep(0.2)
     if not known:
         raise DeviceUnreachable(
             f"no device is registered under the key {key!r}.",

@@ -12,7 +12,6 @@ namespace edgevit {
 // DT_RELR is younger than some C libraries' elf.h.
 inline constexpr int kDynamicRelrSize = 35;
 inline constexpr int kDynamicRelr = 36;
-inline constexpr int kDynamicRelrEntry = 37;
 
 using ElfHeader = ElfW(Ehdr);
 using ElfSegment = ElfW(Phdr);

@@ -35,47 +35,58 @@ void* ElfImage::Find(std::string_view name) const {
 }
 
 void ElfImage::ReadDynamic() {
+  const struct {
+    int64_t tag;
+    uint64_t* value;
+  } fields[] = {
+      {DT_STRTAB, &strings_.address},
+      {DT_STRSZ, &strings_.size},
+      {DT_SYMTAB, &symbols_address_},
+      {DT_HASH, &hash_},
+      {DT_GNU_HASH, &gnu_hash_},
+      {kRelocationTable, &relocations_.address},
+      {kRelocationTableSize, &relocations_.size},
+      {DT_JMPREL, &plt_relocations_.address},
+      {DT_PLTRELSZ, &plt_relocations_.size},
+      {kDynamicRelr, &relative_.address},
+      {kDynamicRelrSize, &relative_.size},
+      {DT_INIT, &init_},
+      {DT_INIT_ARRAY, &initialisers_.address},
+      {DT_INIT_ARRAYSZ, &initialisers_.size},
+  };
   const ElfSegment& segment = segments_.dynamic();
-  const uint64_t count = segment.p_memsz / sizeof(ElfDynamic);
-  const auto* entries =
-      segments_.At<ElfDynamic>(segment.p_vaddr, count, "its dynamic section");
+  const uint64_t count = segment.p_filesz / sizeof(ElfDynamic);
+  const auto* entries = segments_.At<ElfDynamic>(segment.p_vaddr, count, "its dynamic section");
   for (uint64_t i = 0; i < count && entries[i].d_tag != DT_NULL; ++i) {
-    const uint64_t value = entries[i].d_un.d_val;
-    switch (entries[i].d_tag) {
-      case DT_STRTAB: strings_.address = value; break;
-      case DT_STRSZ: strings_.size = value; break;
-      case DT_SYMTAB: symbols_address_ = value; break;
-      case DT_HASH: hash_ = value; break;
-      case DT_GNU_HASH: gnu_hash_ = value; break;
-      case DT_JMPREL: plt_relocations_.address = value; break;
-      case DT_PLTRELSZ: plt_relocations_.size = value; break;
-      case kRelocationTable: relocations_.address = value; break;
-      case kRelocationTableSize: relocations_.size = value; break;
-      case kDynamicRelr: relative_.address = value; break;
-      case kDynamicRelrSize: relative_.size = value; break;
-      case DT_INIT: init_ = value; break;
-      case DT_INIT_ARRAY: initialisers_.address = value; break;
-      case DT_INIT_ARRAYSZ: initialisers_.size = value; break;
-      case DT_SYMENT:
-        if (value != sizeof(ElfSymbol)) segments_.Fail("its symbols have an unknown size");
-        break;
-      case DT_PLTREL:
-        if (value != kRelocationTable) segments_.Fail("its PLT relocations have an unknown form");
-        break;
-      case kOtherRelocationTable:
-        segments_.Fail("its relocations have the form of another machine");
-      case DT_TEXTREL:
-        segments_.Fail("its code needs relocation; compile it position-independent");
-      case DT_FLAGS:
-        if (value & DF_TEXTREL) {
-          segments_.Fail("its code needs relocation; compile it position-independent");
-        }
-        break;
-      default:
-        // Libraries it asks for (DT_NEEDED) are not loaded: host_symbols.c has what may be used of
-        // them. Destructors (DT_FINI) are not run: compiled models have none.
-        break;
+    CheckDynamic(entries[i]);
+    for (const auto& field : fields) {
+      if (field.tag == static_cast<int64_t>(entries[i].d_tag)) *field.value = entries[i].d_un.d_val;
     }
+  }
+}
+
+// Refuses what this loader does not do. Two things are passed over: the libraries it asks for
+// (DT_NEEDED), because host_symbols.inc has what may be used of them, and destructors (DT_FINI),
+// because compiled models have none.
+void ElfImage::CheckDynamic(const ElfDynamic& entry) const {
+  const uint64_t value = entry.d_un.d_val;
+  constexpr char kFixedCode[] = "its code needs relocation; compile it position-independent";
+  switch (entry.d_tag) {
+    case DT_SYMENT:
+      if (value != sizeof(ElfSymbol)) segments_.Fail("its symbols have an unknown size");
+      break;
+    case DT_PLTREL:
+      if (value != kRelocationTable) segments_.Fail("its PLT relocations have an unknown form");
+      break;
+    case kOtherRelocationTable:
+      segments_.Fail("its relocations have the form of another machine");
+    case DT_TEXTREL:
+      segments_.Fail(kFixedCode);
+    case DT_FLAGS:
+      if (value & DF_TEXTREL) segments_.Fail(kFixedCode);
+      break;
+    default:
+      break;
   }
 }
 
@@ -151,8 +162,7 @@ void ElfImage::ApplyRelative(const Table& table) {
 void ElfImage::ApplyTable(const Table& table) {
   const uint64_t count = table.size / sizeof(ElfRelocation);
   if (count == 0) return;
-  const auto* entries =
-      segments_.At<ElfRelocation>(table.address, count, "its relocation table");
+  const auto* entries = segments_.At<ElfRelocation>(table.address, count, "its relocation table");
   for (uint64_t i = 0; i < count; ++i) {
     // A copy: the table itself may be what a hostile relocation overwrites.
     const ElfRelocation entry = entries[i];
@@ -217,7 +227,8 @@ void ElfImage::CheckResolved() const {
   for (size_t i = 0; i < std::min(missing_.size(), kShown); ++i) {
     list += (i == 0 ? "" : ", ") + missing_[i];
   }
-  if (missing_.size() > kShown) list += ", and " + std::to_string(missing_.size() - kShown) + " more";
+  if (missing_.size() > kShown)
+    list += ", and " + std::to_string(missing_.size() - kShown) + " more";
   segments_.Fail("this server lacks symbols it needs: " + list);
 }
 

@@ -1,8 +1,8 @@
 // A shared object, loaded and linked without the system's dynamic linker.
 //
-// A static executable has no dlopen. Compiled models are simple libraries (no thread-local storage, no
-// dependencies beyond the C library, libm and TVM's C API), so this loader is enough for them and
-// refuses everything else with a reason.
+// A static executable has no dlopen. Compiled models are simple libraries (no thread-local storage,
+// no dependencies beyond the C library, libm and TVM's C API), so this loader is enough for them
+// and refuses everything else with a reason.
 #ifndef EDGEVIT_LOADER_ELF_IMAGE_H_
 #define EDGEVIT_LOADER_ELF_IMAGE_H_
 
@@ -31,6 +31,7 @@ class ElfImage {
   };
 
   void ReadDynamic();
+  void CheckDynamic(const ElfDynamic& entry) const;
   void ReadSymbols();
   uint64_t CountSymbols() const;
   const char* NameOf(const ElfSymbol& symbol) const;

@@ -185,7 +185,8 @@ void ElfSegments::Map(int file, const ElfSegment& segment) {
 void ElfSegments::MapFile(int file, uint64_t offset, char* start, uint64_t pages, uint64_t bytes,
                           int protection) {
   constexpr int kFlags = MAP_PRIVATE | MAP_FIXED;
-  if (mmap(start, pages, protection, kFlags, file, static_cast<off_t>(offset)) != MAP_FAILED) return;
+  if (mmap(start, pages, protection, kFlags, file, static_cast<off_t>(offset)) != MAP_FAILED)
+    return;
   // A work folder mounted noexec refuses to map code, though code may be read and then run.
   const bool refused = (errno == EPERM || errno == EACCES) && (protection & PROT_EXEC);
   constexpr int kWritable = PROT_READ | PROT_WRITE;
@@ -222,8 +223,8 @@ const void* ElfSegments::Range(uint64_t address, uint64_t count, uint64_t size, 
   for (const ElfSegment& segment : loads_) {
     if (address < segment.p_vaddr || address - segment.p_vaddr > segment.p_memsz) continue;
     if ((segment.p_flags & (PF_R | flags)) != (PF_R | flags)) continue;
-    // What is only read or called must come from the file; what is written may be zeroed data. So the
-    // file's size bounds every table, whatever a header claims.
+    // What is only read or called must come from the file; what is written may be zeroed data. So
+    // the file's size bounds every table, whatever a header claims.
     const uint64_t extent = (flags & PF_W) ? segment.p_memsz : segment.p_filesz;
     const uint64_t start = address - segment.p_vaddr;
     if (start <= extent && count <= (extent - start) / size) return base_ + address;

@@ -77,7 +77,7 @@ class ElfSegments {
   ElfSegment dynamic_{};
   ElfSegment relro_{};
   uint64_t alignment_ = 1;
-  uint64_t span_ = 0;        // bytes from address 0 to the end of the last segment, whole pages
+  uint64_t span_ = 0;         // bytes from address 0 to the end of the last segment, whole pages
   char* reserved_ = nullptr;  // what mmap returned, `reserved_size_` bytes
   size_t reserved_size_ = 0;
   char* base_ = nullptr;  // memory address of the file's address 0

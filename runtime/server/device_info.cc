@@ -14,6 +14,8 @@
 #include <sstream>
 #include <vector>
 
+#include "arm_cores.h"
+
 #ifndef EDGEVIT_VERSION
 #error "the build defines EDGEVIT_VERSION, EDGEVIT_TVM_VERSION and EDGEVIT_TVM_FFI_VERSION"
 #endif
@@ -47,15 +49,20 @@ std::optional<double> ReadNumber(const std::string& path) {
   return value;
 }
 
+// The processor's name or, where ARM Linux gives none, the kinds of its cores by part number.
 std::string CpuModel() {
   std::ifstream file("/proc/cpuinfo");
+  std::string parts;
   for (std::string line; std::getline(file, line);) {
     const size_t colon = line.find(": ");
     if (colon == std::string::npos) continue;
-    // On ARM boards the board's name follows from the device tree and says more.
-    if (line.rfind("model name", 0) == 0) return line.substr(colon + 2);
+    const std::string value = line.substr(colon + 2);
+    if (line.rfind("model name", 0) == 0) return value;
+    if (line.rfind("CPU part", 0) != 0) continue;
+    const std::string name = ArmCoreName(value);
+    if (parts.find(name) == std::string::npos) parts += (parts.empty() ? "" : ", ") + name;
   }
-  return "";
+  return parts;
 }
 
 // One value a core from cpufreq, in MHz; empty when not all cores tell.
@@ -63,8 +70,8 @@ std::vector<double> CoreFrequencies(const std::string& file) {
   std::vector<double> result;
   const long cores = sysconf(_SC_NPROCESSORS_CONF);
   for (long core = 0; core < cores; ++core) {
-    const auto khz = ReadNumber("/sys/devices/system/cpu/cpu" + std::to_string(core) +
-                                "/cpufreq/" + file);
+    const auto khz =
+        ReadNumber("/sys/devices/system/cpu/cpu" + std::to_string(core) + "/cpufreq/" + file);
     if (!khz) return {};
     result.push_back(*khz / 1000);
   }
@@ -142,7 +149,7 @@ std::string DeviceInfo() {
   return info.str();
 }
 
-std::string DeviceUsage() {
+std::string DeviceUsage(int own_threads) {
   JsonObject usage;
   rusage used{};
   if (getrusage(RUSAGE_SELF, &used) == 0) {
@@ -151,7 +158,7 @@ std::string DeviceUsage() {
   }
   double load = 0;
   if (getloadavg(&load, 1) == 1) usage.Add("load_average_1m", load);
-  if (const int threads = CountThreads(); threads > 0) usage.Add("threads", threads);
+  if (const int threads = CountThreads() - own_threads; threads > 0) usage.Add("threads", threads);
   AddFrequencies(&usage, "cpu_mhz_max", "cpuinfo_max_freq");
   AddFrequencies(&usage, "cpu_mhz_current", "scaling_cur_freq");
   if (const auto celsius = Temperature()) usage.Add("temperature_c", *celsius);

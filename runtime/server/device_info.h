@@ -12,13 +12,14 @@ namespace edgevit {
 // Versions of server and runtime, architecture, operating system: known when compiled.
 JsonObject BuildInfo();
 
-// BuildInfo and: kernel, cores, memory_bytes, cpu_model, cpu_max_mhz (one number a core, so that big
-// and little cores can be told apart).
+// BuildInfo and: kernel, cores, memory_bytes, cpu_model, cpu_max_mhz (one number a core, so that
+// big and little cores can be told apart).
 std::string DeviceInfo();
 
 // cpu_seconds and peak_rss_bytes of this process, threads, load_average_1m, cpu_mhz_max,
 // cpu_mhz_current, temperature_c.
-std::string DeviceUsage();
+// `own_threads` are the server's and not counted.
+std::string DeviceUsage(int own_threads);
 
 }  // namespace edgevit
 

@@ -64,7 +64,7 @@ std::string ReadFile(const std::string& path) {
 
 }  // namespace
 
-void RegisterFunctions(const std::string& folder) {
+void RegisterFunctions(const std::string& folder, int own_threads) {
   Register("tvm.rpc.server.workpath", [folder](std::string name) -> String {
     // Clients ask for the folder itself with an empty name.
     return name.empty() ? folder : Resolve(folder, name);
@@ -72,17 +72,15 @@ void RegisterFunctions(const std::string& folder) {
   Register("tvm.rpc.server.upload", [folder](std::string name, std::string data) {
     WriteFile(Resolve(folder, name), data);
   });
-  Register("tvm.rpc.server.download", [folder](std::string name) -> Bytes {
-    return Bytes(ReadFile(Resolve(folder, name)));
-  });
-  Register("tvm.rpc.server.remove", [folder](std::string name) {
-    RemoveTree(Resolve(folder, name));
-  });
+  Register("tvm.rpc.server.download",
+           [folder](std::string name) -> Bytes { return Bytes(ReadFile(Resolve(folder, name))); });
+  Register("tvm.rpc.server.remove",
+           [folder](std::string name) { RemoveTree(Resolve(folder, name)); });
   Register("tvm.rpc.server.load_module", [folder](std::string name) -> Module {
     return Module::LoadFromFile(Resolve(folder, name));
   });
   Register("edgevit.server.info", []() -> String { return DeviceInfo(); });
-  Register("edgevit.server.usage", []() -> String { return DeviceUsage(); });
+  Register("edgevit.server.usage", [own_threads]() -> String { return DeviceUsage(own_threads); });
   Register("edgevit.server.sha256", [folder](std::string name) -> String {
     try {
       return Sha256File(Resolve(folder, name));

@@ -11,7 +11,8 @@ namespace edgevit {
 //   edgevit.server.info() -> JSON, edgevit.server.usage() -> JSON      see device_info.h
 //   edgevit.server.sha256(name) -> digest of a file in the folder
 // File names are plain: no folders, no way out of `folder`.
-void RegisterFunctions(const std::string& folder);
+// `own_threads` is the number of threads that do not run the client's calls.
+void RegisterFunctions(const std::string& folder, int own_threads);
 
 }  // namespace edgevit
 

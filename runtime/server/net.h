@@ -42,8 +42,8 @@ double Now();
 // A time that never comes.
 inline constexpr double kForever = std::numeric_limits<double>::infinity();
 
-// A socket that listens on the first free port in [port, port_end), or on `port` alone when port_end is
-// 0. Throws std::runtime_error.
+// A socket that listens on the first free port in [port, port_end), or on `port` alone when
+// port_end is 0. Throws std::runtime_error.
 Descriptor Listen(const std::string& host, int port, int port_end);
 
 // The port a socket is bound to.

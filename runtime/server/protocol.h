@@ -1,5 +1,5 @@
-// Constants and messages of TVM's RPC protocol that the server itself speaks. The calls inside a session
-// are TVM's runtime's business.
+// Constants and messages of TVM's RPC protocol that the server itself speaks. The calls inside a
+// session are TVM's runtime's business.
 #ifndef EDGEVIT_SERVER_PROTOCOL_H_
 #define EDGEVIT_SERVER_PROTOCOL_H_
 

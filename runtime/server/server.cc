@@ -19,8 +19,8 @@ namespace edgevit {
 namespace {
 
 constexpr size_t kMaxHandshakes = 32;
-// A client that closes one session and opens the next may arrive before the first has ended: how long
-// it waits for its turn before it hears that the server is busy.
+// A client that closes one session and opens the next may arrive before the first has ended: how
+// long it waits for its turn before it hears that the server is busy.
 constexpr double kBusyGraceSeconds = 0.3;
 constexpr double kEndingGraceSeconds = 5;
 

@@ -95,8 +95,7 @@ bool Session::Reap() {
   // Whatever the session's code may have started.
   kill(-pid_, SIGKILL);
   const std::string reason = Explain(status, idle_timeout_);
-  const bool idle =
-      WIFEXITED(status) && WEXITSTATUS(status) == static_cast<int>(SessionEnd::kIdle);
+  const bool idle = WIFEXITED(status) && WEXITSTATUS(status) == static_cast<int>(SessionEnd::kIdle);
   if (!reason.empty()) Tell(reason, idle);
   Log("session_end", JsonObject()
                          .Add("pid", static_cast<int64_t>(pid_))

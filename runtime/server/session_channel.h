@@ -16,12 +16,12 @@ class IdleError : public std::runtime_error {
 
 class SessionChannel final : public tvm::runtime::RPCChannel {
  public:
-  // `socket` is non-blocking and stays the caller's. `idle_timeout` in seconds, 0 for none; the time a
-  // call runs does not count.
+  // `socket` is non-blocking and stays the caller's. `idle_timeout` in seconds, 0 for none; the
+  // time a call runs does not count.
   SessionChannel(int socket, double idle_timeout) : socket_(socket), idle_timeout_(idle_timeout) {}
 
-  // Both throw IdleError, or std::runtime_error when the connection broke. After that, Send discards:
-  // the endpoint says goodbye in its destructor, where nobody can handle an error.
+  // Both throw IdleError, or std::runtime_error when the connection broke. After that, Send
+  // discards: the endpoint says goodbye in its destructor, where nobody can handle an error.
   size_t Send(const void* data, size_t size) final;
   size_t Recv(void* data, size_t size) final;
 

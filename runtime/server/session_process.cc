@@ -28,15 +28,15 @@ constexpr int kGoodbyeMilliseconds = 250;
   _exit(static_cast<int>(end));
 }
 
-// Runs beside the session's calls, which may take long or hang: ends the process when nobody waits for
-// their result any more.
+// Runs beside the session's calls, which may take long or hang: ends the process when nobody waits
+// for their result any more.
 void Watch(int socket, int lifeline, const std::string& folder) {
   pollfd entries[2] = {{lifeline, POLLIN, 0}, {socket, POLLRDHUP, 0}};
   while (poll(entries, 2, -1) < 0 && errno == EINTR) {
   }
   if (entries[0].revents == 0) {
-    // The client left. When no call is running the main thread sees that too, and how it ended; give
-    // it the time.
+    // The client left. When no call is running the main thread sees that too, and how it ended;
+    // give it the time.
     poll(entries, 1, kGoodbyeMilliseconds);
   }
   End(entries[0].revents != 0 ? SessionEnd::kServerGone : SessionEnd::kClientLost, folder);
@@ -65,7 +65,7 @@ SessionEnd Serve(int socket, double idle_timeout) {
 
 void RunSession(int socket, int lifeline, const std::string& folder, double idle_timeout) {
   if (chdir(folder.c_str()) != 0) End(SessionEnd::kFailed, folder);
-  RegisterFunctions(folder);
+  RegisterFunctions(folder, /*own_threads=*/1);
   std::thread(Watch, socket, lifeline, folder).detach();
   End(Serve(socket, idle_timeout), folder);
 }

@@ -15,8 +15,8 @@ enum class SessionEnd : int {
   kFailed = 67,      // the client broke the protocol
 };
 
-// Serves the client on `socket` until either is done; never returns. `lifeline` is the read end of a
-// pipe whose other end only the parent holds. Leaves no file behind, not even when a call hangs.
+// Serves the client on `socket` until either is done; never returns. `lifeline` is the read end of
+// a pipe whose other end only the parent holds. Leaves no file behind, not even when a call hangs.
 [[noreturn]] void RunSession(int socket, int lifeline, const std::string& folder,
                              double idle_timeout);
 

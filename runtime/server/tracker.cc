@@ -171,10 +171,10 @@ void Tracker::Handle(const std::string& reply) {
       return Disconnect("an answer to no question");
     case Request::kHello:
       if (reply != Word(kTrackerMagic)) return Disconnect("it is no tracker");
-      return Ask(Request::kInfo,
-                 "[" + std::to_string(kUpdateInfoCode) + ", {\"key\": " +
-                     JsonQuote("server:" + options_.key) + ", \"addr\": [" +
-                     Nullable(options_.custom_addr) + ", " + std::to_string(port_) + "]}]");
+      return Ask(Request::kInfo, "[" + std::to_string(kUpdateInfoCode) +
+                                     ", {\"key\": " + JsonQuote("server:" + options_.key) +
+                                     ", \"addr\": [" + Nullable(options_.custom_addr) + ", " +
+                                     std::to_string(port_) + "]}]");
     case Request::kInfo:
       if (reply != "0") return Disconnect("it refused the registration");
       known_ = true;
@@ -190,8 +190,8 @@ void Tracker::Handle(const std::string& reply) {
   }
 }
 
-// The tracker lists the keys no client has taken. A key that is gone but never shown up here was taken
-// by a client that died: offer the device under a new one.
+// The tracker lists the keys no client has taken. A key that is gone but never shown up here was
+// taken by a client that died: offer the device under a new one.
 void Tracker::HandlePending(const std::string& reply) {
   const double now = Now();
   deadline_ = now + kPingSeconds;

@@ -10,8 +10,8 @@
 
 namespace edgevit {
 
-// Never blocks: the server's loop polls descriptor() for events() and calls Advance() when there are
-// some or deadline() has come.
+// Never blocks: the server's loop polls descriptor() for events() and calls Advance() when there
+// are some or deadline() has come.
 class Tracker {
  public:
   // `port` is the one the server listens on.

@@ -15,7 +15,7 @@
 namespace edgevit {
 namespace {
 
-constexpr char kPrefix[] = "edgevit-session-";
+constexpr char kPrefix[] = "edgevit-server-session-";
 // A folder younger than this may just not be locked yet.
 constexpr time_t kStaleAfterSeconds = 60;
 
@@ -37,8 +37,7 @@ std::vector<std::string> ListNames(int descriptor) {
 
 void RemoveAt(int parent, const std::string& name) {
   if (unlinkat(parent, name.c_str(), 0) == 0 || errno == ENOENT) return;
-  const int folder =
-      openat(parent, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  const int folder = openat(parent, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
   if (folder < 0) return;
   const Descriptor keep(dup(folder));
   for (const std::string& inner : ListNames(folder)) RemoveAt(keep.get(), inner);

@@ -8,18 +8,19 @@
 
 namespace edgevit {
 
-// Removes a file or a whole folder; links are removed, never followed. What is not there is no error.
+// Removes a file or a whole folder; links are removed, never followed. What is not there is no
+// error.
 void RemoveTree(const std::string& path);
 
-// Where session folders are made: `asked` or, when empty, TMPDIR, /tmp or Android's /data/local/tmp.
-// Throws std::runtime_error when no such folder is writable.
+// Where session folders are made: `asked` or, when empty, TMPDIR, /tmp or Android's
+// /data/local/tmp. Throws std::runtime_error when no such folder is writable.
 std::string WorkFolderParent(const std::string& asked);
 
 // Removes what sessions of servers that were killed left below `parent`.
 void RemoveStaleWorkFolders(const std::string& parent);
 
-// A new folder below a parent. It is locked while any process holds this object or inherited it, which
-// is how stale folders are told from those in use.
+// A new folder below a parent. It is locked while any process holds this object or inherited it,
+// which is how stale folders are told from those in use.
 class WorkFolder {
  public:
   explicit WorkFolder(const std::string& parent);

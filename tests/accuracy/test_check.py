@@ -44,9 +44,7 @@ def test_a_right_artifact_passes_on_every_input_and_call(
     assert not result.emulated
 
 
-def test_a_wrong_artifact_fails_and_names_the_worst_tensor(
-    small_model: Model, session: Session, fault: None
-) -> None:
+def test_a_wrong_artifact_fails_and_names_the_worst_tensor(small_model: Model, session: Session, fault: None) -> None:
     artifact = compile_model(small_model, "host", verify=False)
     result = check(artifact, session, small_model)
     assert not result.passed
@@ -64,9 +62,7 @@ def test_bisect_finds_the_planted_operator(small_model: Model, session: Session,
     assert "Sigmoid 'sigmoid'" in found.sentence()
 
 
-def test_bisect_finds_a_fault_deep_in_the_embedded_model(
-    session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bisect_finds_a_fault_deep_in_the_embedded_model(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the softmax is spoiled: nothing before the first attention may be blamed."""
     from edgevit.zoo import embedded_model
     from tests.faults import stretch_softmax

@@ -60,9 +60,7 @@ def test_check_finds_the_model_wherever_it_was_compiled_from(folder: Path, tmp_p
 
 def test_check_refuses_another_model(folder: Path, tmp_path: Path) -> None:
     onnx.save(small_proto(seed=5), tmp_path / "other.onnx")
-    done = edgevit(
-        "check", "small-host.edgevit", "--reference", str(tmp_path / "other.onnx"), cwd=folder, code=2
-    )
+    done = edgevit("check", "small-host.edgevit", "--reference", str(tmp_path / "other.onnx"), cwd=folder, code=2)
     assert "not the model the artifact was compiled from" in done.stderr
 
 
@@ -125,6 +123,7 @@ def test_bench_runs_beside_onnx_runtime(folder: Path) -> None:
         (("bench", "small-host.edgevit", "--rpc", "127.0.0.1:1", "--local"), 2, "more than one way"),
         (("bench", "small-host.edgevit", "--tracker", "127.0.0.1:1"), 2, "belong together"),
         (("bench", "small-host.edgevit", "--emulate"), 3, "no emulator"),
+        (("bench", "small-host.edgevit", "--protocol", "slow"), 2, "no protocol 'slow'"),
         (("check", "small-host.edgevit", "--tracker", "127.0.0.1:1", "--key", "k"), 3, "cannot connect"),
         (("info", "small-host.edgevit"), 2, "ONNX"),
         (("frobnicate",), 2, "frobnicate"),

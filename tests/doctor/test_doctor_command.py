@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from edgevit.cli.devices import devices
 from edgevit.device import doctor
 from edgevit.device.doctor.finding import error, ok, warning
-from edgevit.errors import DeviceUnreachable, ToolchainError, UserError
+from edgevit.errors import DeviceError, DeviceUnreachable, ToolchainError, UserError
 
 app = typer.Typer()
 app.add_typer(devices, name="devices")
@@ -142,5 +142,5 @@ def test_list_of_what_is_no_tracker():
 
 
 def test_list_of_a_tracker_that_hangs():
-    with peer(silent) as port, pytest.raises(DeviceUnreachable):
+    with peer(silent) as port, pytest.raises(DeviceError):
         invoke("list", "--tracker", f"127.0.0.1:{port}")

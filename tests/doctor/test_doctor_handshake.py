@@ -37,7 +37,7 @@ CASES = {
 def test_everybody_is_recognised_whatever_was_expected(case, expected):
     behave, who = CASES[case]
     with peer(behave) as port:
-        assert identify("127.0.0.1", port, expected=expected, timeout=1) == who
+        assert identify("127.0.0.1", port, expected=expected, timeout=2) == who
 
 
 def test_nobody():

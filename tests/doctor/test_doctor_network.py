@@ -31,7 +31,7 @@ from edgevit.device.doctor.listener import Listener, find_listener
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
     whole = network.identify
-    monkeypatch.setattr(network, "identify", lambda *args, **kwargs: whole(*args, **kwargs, timeout=1))
+    monkeypatch.setattr(network, "identify", lambda *args, **kwargs: whole(*args, **kwargs, timeout=2))
 
 
 def port_finding(monkeypatch, port, protocol="rpc"):
@@ -225,13 +225,14 @@ def test_ssh_that_refuses_and_ssh_that_logs_in(monkeypatch, tmp_path):
     assert finding.status == "error"
     assert "Permission denied" in finding.detail
     assert "BatchMode" in (finding.advice or "")
-    script.write_text("#!/bin/sh\necho Linux aarch64\n", encoding="ascii")
+    script.write_text("#!/bin/sh\necho Welcome\necho Linux aarch64\n", encoding="ascii")
     (finding,) = network.ssh_host("device")
     assert finding.status == "ok"
-    assert "aarch64-linux-gnu" in finding.detail
+    assert "logs in; Linux on aarch64" in finding.detail
     script.write_text("#!/bin/sh\necho Plan9 mips\n", encoding="ascii")
     (finding,) = network.ssh_host("device")
-    assert "Plan9 mips" in finding.detail
+    assert finding.status == "error"
+    assert "Plan9 on mips" in finding.detail
 
 
 def test_an_option_is_not_a_host():

@@ -67,9 +67,9 @@ def test_the_stock_server_outlives_a_session_that_crashes():
 @pytest.mark.slow
 @pytest.mark.usefixtures("qemu")
 def test_a_pretended_device():
-    with Foreground("serve", "--port", "0", "--target", "armhf") as server:
+    with Foreground("serve", "--port", "0", "--target", "arm") as server:
         with connect(rpc=server.address) as session:
-            assert session.describe().architecture == "arm"
+            assert session.describe().architecture == "aarch64"
         server.end(signal.SIGKILL)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
 import socket
 import sys
@@ -14,9 +16,10 @@ from edgevit.device.doctor.finding import Finding, error, ok, warning
 from edgevit.device.doctor.handshake import Peer, Protocol, identify
 from edgevit.device.doctor.listener import Listener, find_listener
 from edgevit.device.listing import KeyStatus, list_devices
-from edgevit.errors import EdgevitError, UserError
+from edgevit.errors import EdgevitError, TargetError, UserError
 
 _SESSION_TIMEOUT = 20.0
+_SSH_SECONDS = 15
 
 # A session in a process of its own: a broken TVM must not take the doctor along.
 _DESCRIBE = """
@@ -108,17 +111,24 @@ def ssh_client() -> list[Finding]:
 def ssh_host(destination: str) -> list[Finding]:
     """Whether ssh logs in without a question, and edgevit has a server for that host."""
     from edgevit.device.server_build import server_cached
-    from edgevit.device.ssh import _Ssh
 
     name = f"ssh {destination}"
     if destination.startswith("-") or not destination.strip():
         return [error(name, "this is not a host", "Give --ssh user@host.")]
+    command = shlex.split(os.environ.get("EDGEVIT_SSH", "ssh"))
+    options = ["-T", "-x", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={_SSH_SECONDS}"]
+    done = run([*command, *options, destination, "uname -sm"], timeout=2 * _SSH_SECONDS)
+    if done.code != 0:
+        advice = f"Make 'ssh -o BatchMode=yes {destination} uname' work: key installed, host key accepted."
+        return [error(name, f"cannot log in: {done.trouble}", advice)]
+    system, _, machine = done.output.rpartition("\n")[2].partition(" ")  # a login script may talk before
+    is_arm32 = machine in ("armv7l", "armv8l")
+    triple = "armv7l-linux-gnueabihf" if is_arm32 else f"{machine}-{system.lower()}-gnu"
     try:
-        triple = _Ssh(destination, _SESSION_TIMEOUT).triple()
-    except EdgevitError as fault:
-        return [error(name, fault.message, fault.advice)]
-    built = "built" if server_cached(triple) else "built on first use"
-    return [ok(name, f"logs in; {triple}, its server is {built}")]
+        built = "built" if server_cached(triple) else "built on first use"
+    except TargetError as fault:
+        return [error(name, f"logs in, but {system} on {machine} has no device server", fault.advice)]
+    return [ok(name, f"logs in; {system} on {machine}, its server is {built}")]
 
 
 def _port(port: int, protocol: Protocol, what: str) -> Finding:

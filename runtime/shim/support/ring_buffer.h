@@ -1,7 +1,7 @@
 // Byte queue between a socket and the RPC endpoint.
 //
-// It is a linear buffer that moves its content to the front when room runs out: packets are consumed
-// whole, so it is nearly always empty then and nothing has to be moved.
+// It is a linear buffer that moves its content to the front when room runs out: packets are
+// consumed whole, so it is nearly always empty then and nothing has to be moved.
 #ifndef EDGEVIT_SHIM_SUPPORT_RING_BUFFER_H_
 #define EDGEVIT_SHIM_SUPPORT_RING_BUFFER_H_
 
