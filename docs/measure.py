@@ -26,7 +26,8 @@ from edgevit.targets import get_target
 SEEDS = range(5)
 CALLS = 3
 HEADER = (
-    "| model | target | where | compile s | artifact bytes | server bytes | max abs error | max abs reference | ratio |\n"
+    "| model | target | where | compile s | artifact bytes | server bytes "
+    "| max abs error | max abs reference | ratio |\n"
     "|---|---|---|---:|---:|---:|---:|---:|---:|"
 )
 

@@ -153,7 +153,9 @@ def _enough(samples: list[float], protocol: Protocol) -> bool:
 
 
 def _share(samples: list[float], protocol: Protocol) -> float:
-    return min(1.0, len(samples) / protocol.min_samples, sum(samples) / protocol.min_seconds)
+    # Either minimum may be zero: then it is met.
+    goals = ((len(samples), protocol.min_samples), (sum(samples), protocol.min_seconds))
+    return min(1.0, *(done / goal for done, goal in goals if goal))
 
 
 def _runner(

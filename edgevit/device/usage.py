@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 _ARCHITECTURES = {"arm64": "aarch64", "amd64": "x86_64", "armv7l": "arm", "armv8l": "arm"}
@@ -49,12 +51,20 @@ def machine_facts() -> dict[str, Any]:
 def process_usage() -> dict[str, Any]:
     """CPU seconds and peak memory of this process, and the machine's one-minute load."""
     own = resource.getrusage(resource.RUSAGE_SELF)
-    unit = 1 if sys.platform == "darwin" else 1024
     return {
         "cpu_seconds": own.ru_utime + own.ru_stime,
-        "peak_rss_bytes": own.ru_maxrss * unit,
+        "peak_rss_bytes": _peak_rss(own.ru_maxrss),
         "load_average_1m": os.getloadavg()[0],
     }
+
+
+def _peak_rss(maxrss: int) -> int:
+    # Linux starts a new program's ru_maxrss at the size of the process that started it; VmHWM is its own.
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)[1]) * 1024  # type: ignore[index]
+    except (OSError, TypeError):
+        return maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def cpu_model() -> str | None:

@@ -56,11 +56,16 @@ def worker_of(mark: str) -> psutil.Process:
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and all its descendants."""
+    """End a process and all its descendants; one that wants to clean up gets a moment."""
+    children: list[psutil.Process] = []
     with contextlib.suppress(psutil.Error):
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                child.kill()
+        children = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=5)
+    for child in children:
+        with contextlib.suppress(psutil.Error):
+            child.kill()
     process.kill()
     process.wait()
 

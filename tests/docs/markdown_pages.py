@@ -1,14 +1,15 @@
 """Fenced blocks of the documentation, and how a ``console`` block says what a command prints.
 
 ``console`` blocks hold ``$ command`` lines with the expected output beneath each. ``…`` in a line stands for
-any text, a line that is only ``…`` for any number of lines. Blank lines and trailing spaces do not count. A
-command must succeed unless its expected output has a line that begins with ``error:``. ``python`` blocks must
+any text, a line that is only ``…`` for any number of lines. Blank lines and the width of space do not
+count. A command must succeed unless its expected output has a line that begins with ``error:``. ``python`` blocks must
 run. Other blocks (``sh``: needs a device or the network) are only read.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,9 +84,11 @@ def commands(block: Block) -> list[Command]:
 
 def matches(expected: tuple[str, ...], actual: str) -> bool:
     """Whether ``actual`` is what the page shows."""
-    wanted = [line.rstrip() for line in expected if line.strip()]
     pattern = "".join(
-        r"(?:.*\n)*" if line.strip() == "…" else ".*".join(map(re.escape, line.split("…"))) + r"\n" for line in wanted
+        r"(?:.*\n)*" if line == "…" else ".*".join(map(re.escape, line.split("…"))) + r"\n" for line in _plain(expected)
     )
-    given = "".join(f"{line.rstrip()}\n" for line in actual.splitlines() if line.strip())
-    return re.fullmatch(pattern, given) is not None
+    return re.fullmatch(pattern, "".join(f"{line}\n" for line in _plain(actual.splitlines()))) is not None
+
+
+def _plain(lines: Iterable[str]) -> list[str]:
+    return [" ".join(line.split()) for line in lines if line.strip()]

@@ -125,7 +125,7 @@ def test_options_of_commands_exist(page: Path) -> None:
         if block.language not in ("sh", "console"):
             continue
         for words in re.findall(r"^(?:\$ )?(?:\.venv/bin/)?edgevit ((?:[^#|;&\n])+)", block.text, re.MULTILINE):
-            names = words.split()
+            names = words.replace("--debug ", "").split()
             command = next(
                 (
                     " ".join(["edgevit", *names[:count]])
