@@ -80,7 +80,9 @@ def _flags(target: Target, suffix: str) -> list[str]:
     if target.system == "macos":
         # The runtime that loads the library provides its undefined symbols.
         return [*shared, "-Wl,-undefined,dynamic_lookup", f"-Wl,-install_name,@rpath/model{suffix}"]
-    return [*shared, f"-Wl,-soname,model{suffix}", "-Wl,-z,max-page-size=16384", "-Wl,--build-id=none"]
+    flags = [*shared, f"-Wl,-soname,model{suffix}", "-Wl,--build-id=none"]
+    # 64-bit ARM kernels come with pages of 4, 16 and 64 KiB; segments aligned to the largest load on all.
+    return [*flags, "-Wl,-z,max-page-size=65536"] if target.architecture == "aarch64" else flags
 
 
 def _zig(target: Target) -> tuple[list[str], str]:

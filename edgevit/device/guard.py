@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -24,6 +25,11 @@ from edgevit.errors import DeviceBusy, DeviceError, DeviceLost, DeviceTimeout, D
 
 _RELAY_SECONDS = 10.0
 _RELAY = Path(__file__).with_name("relay.py")
+
+# How edgevit's server and TVM's, which stay, take leave of a session that does not.
+_FAREWELL = re.compile(
+    r"the session's process (crashed|exited)[^\n]*|the session was ended[^\n]*|Your [0-9.]+s session has expired"
+)
 
 
 class Guard:
@@ -49,12 +55,10 @@ class Guard:
         self.greeting = b""
         self._ended: str | None = None
         self._control, control = socket.socketpair()
-        self._alarm, alarm = socket.socketpair()
-        self._alarm.setblocking(False)
         self._control.settimeout(_RELAY_SECONDS)
         self._lines = self._control.makefile("rb")
-        with control, alarm, device:
-            numbers = (device.fileno(), control.fileno(), alarm.fileno())
+        with control, device:
+            numbers = (device.fileno(), control.fileno())
             # Isolated: neither the folder it starts in nor the environment can change what it imports.
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(_RELAY), *map(str, numbers)],
@@ -94,6 +98,13 @@ class Guard:
         except DeviceError:
             raise
         except Exception as error:
+            if farewell := _FAREWELL.search(str(error)):
+                self._end()
+                raise DeviceLost(
+                    f"the server ended the session while {doing}: {farewell[0]}.",
+                    where=self.address,
+                    advice="A crash or lack of memory is likely; its output on the device says more.",
+                ) from error
             reason = self._reason()
             if reason is None:
                 raise
@@ -111,7 +122,7 @@ class Guard:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = signal.set_wakeup_fd(self._alarm.fileno(), warn_on_full_buffer=False)
+        previous = signal.set_wakeup_fd(self._control.fileno(), warn_on_full_buffer=False)
         try:
             if previous != -1:  # an event loop's; it is not ours to take away
                 signal.set_wakeup_fd(previous)
@@ -137,7 +148,6 @@ class Guard:
         self._ended = self._ended or "lost"
         self._lines.close()
         self._control.close()
-        self._alarm.close()
 
     def _reason(self) -> str | None:
         """Why the connection ended; None if it has not."""

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.device.rpc import as_list, load_error
+from edgevit.device.rpc import as_list, dismantle, load_error
 from edgevit.device.session import (
     LOAD_TIMEOUT,
     RUN_TIMEOUT,
@@ -145,4 +145,5 @@ class LocalModel(LoadedModel):
     def close(self) -> None:
         """Unload."""
         self._arguments = []
+        dismantle(self._vm)
         self._vm = None

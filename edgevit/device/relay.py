@@ -1,11 +1,11 @@
-"""The relay's process: ``python relay.py DEVICE_FD CONTROL_FD ALARM_FD``; see :mod:`edgevit.device.guard`.
+"""The relay's process: ``python relay.py DEVICE_FD CONTROL_FD``; see :mod:`edgevit.device.guard`.
 
 Lines of JSON on the control socket. From the owner: ``{"begin": seconds}`` sets the deadline, ``{"end": true}``
 clears it, ``{"ping": true}`` asks for a sign of life. To the owner: ``{"port": n, "token": text}`` once,
 ``{"pong": greeting}``, and ``{"ended": "timeout" | "lost" | "interrupted", "greeting": hex}`` as the last line.
 
-The alarm socket carries the numbers of signals that reached the owner while it waited. The standard library
-is all that is imported, by plain name: the process starts in milliseconds.
+Between lines the owner's C-level signal handler writes the numbers of signals that arrive during a call. Only
+the standard library is imported: the process starts in milliseconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import contextlib
 import json
 import os
 import secrets
-import selectors
 import signal
 import socket
 import struct
@@ -30,14 +29,14 @@ _HELLO_SECONDS = 5.0
 _GRACE_SECONDS = 1.0
 _MAGIC = 0xFF271
 _MAX_KEY = 4096
+_SIGNAL_BYTES = bytes(range(1, 65))  # no line begins with one of them
 _ENDING_SIGNALS = frozenset((int(signal.SIGINT), int(signal.SIGTERM)))
 
 
 class _Relay:
-    def __init__(self, device: socket.socket, control: socket.socket, alarm: socket.socket) -> None:
+    def __init__(self, device: socket.socket, control: socket.socket) -> None:
         self._device = device
         self._control = control
-        self._alarm = alarm
         self._token = secrets.token_hex(16)
         self._greeting = b""
         self._deadline: float | None = None
@@ -51,23 +50,21 @@ class _Relay:
         self._say({"port": listener.getsockname()[1], "token": self._token})
         threading.Thread(target=self._forward, args=(listener,), daemon=True).start()
         pending = b""
-        ears = selectors.DefaultSelector()
-        for ear in (self._control, self._alarm):
-            ears.register(ear, selectors.EVENT_READ)
         while True:
-            ready = {key.fileobj for key, _ in ears.select(max(0.0, self._remaining()))}
-            # The alarm first: what it says is about the call that the next control line may end.
-            if self._alarm in ready and not self._heed(self._alarm.recv(64)):
-                ears.unregister(self._alarm)
-            if self._control in ready:
+            self._control.settimeout(max(0.001, self._remaining()))
+            try:
                 block = self._control.recv(4096)
-                if not block:
-                    self._end("lost")
-                *lines, pending = (pending + block).split(b"\n")
-                for line in lines:
-                    self._obey(json.loads(line))
-            elif self._limit() is not None and self._remaining() <= 0:
-                self._end(self._overdue)
+            except TimeoutError:
+                if self._limit() is not None and self._remaining() <= 0:
+                    self._end(self._overdue)
+                continue
+            if not block:
+                self._end("lost")
+            *lines, pending = (pending + block).split(b"\n")
+            for line in lines:
+                if message := self._heed(line):
+                    self._obey(json.loads(message))
+            pending = self._heed(pending)
 
     def _limit(self) -> float | None:
         """When the wait that goes on now must be over.
@@ -96,12 +93,14 @@ class _Relay:
         else:
             self._say({"pong": self._greeting.hex()})
 
-    def _heed(self, signals: bytes) -> bool:
-        """Let a call that a signal should end, but did not, end soon; False once there will be no more."""
+    def _heed(self, line: bytes) -> bytes:
+        """Let a call that a signal should end, but did not, end soon; return what follows the signals."""
+        message = line.lstrip(_SIGNAL_BYTES)
+        signals = line[: len(line) - len(message)]
         if self._deadline is not None and _ENDING_SIGNALS.intersection(signals):
             self._deadline = min(self._deadline, time.monotonic() + _GRACE_SECONDS)
             self._overdue = "interrupted"
-        return bool(signals)
+        return message
 
     def _forward(self, listener: socket.socket) -> None:
         client = self._admit(listener)
@@ -163,4 +162,5 @@ def _receive(source: socket.socket, count: int) -> bytes:
 if __name__ == "__main__":
     # A Ctrl-C is for the owner, which decides what becomes of the session.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _Relay(*(socket.socket(fileno=int(number)) for number in sys.argv[1:4])).serve()
+    with contextlib.suppress(OSError):  # the owner has gone
+        _Relay(*(socket.socket(fileno=int(number)) for number in sys.argv[1:3])).serve()

@@ -23,6 +23,7 @@ from edgevit.device.session import (
     device_errors,
     last_line,
 )
+from edgevit.device.usage import architecture
 from edgevit.errors import DeviceBusy, DeviceError, DeviceMismatch, DeviceUnreachable, EdgevitError
 
 if TYPE_CHECKING:
@@ -202,6 +203,8 @@ class RpcSession(Session):
             raise
         except Exception:
             return {}
+        if "arch" in facts:
+            facts["arch"] = architecture(facts["arch"])
         return {name: value for name, value in facts.items() if value is not None}
 
     def _refuse_mismatch(self, artifact: Artifact) -> None:
@@ -234,6 +237,7 @@ class RpcModel(LoadedModel):
         self._entry = artifact.manifest.library.entry
         self._arguments: list[Any] = []
         self._vm: Any = None
+        self._device: Any = None
         # A name of its own: overwriting a library that is still mapped would crash the server.
         name = f"{next(session.uploads)}-{artifact.manifest.library.file}"
         try:
@@ -291,10 +295,14 @@ class RpcModel(LoadedModel):
         """Unload the model."""
         if self._vm is not None:
             with contextlib.suppress(Exception), self._session.limit(_CLOSE_TIMEOUT, "unloading"):
-                self._arguments = []
-                self._vm = None
+                self._forget()
+        self._forget()
+
+    def _forget(self) -> None:
         self._arguments = []
+        dismantle(self._vm)
         self._vm = None
+        self._device = None  # it holds TVM's session, and that its socket
 
     @contextlib.contextmanager
     def _limit(self, seconds: float, doing: str) -> Iterator[None]:
@@ -324,6 +332,12 @@ class RpcModel(LoadedModel):
 
         self._device = self._session.remote.cpu(0)
         self._vm = relax.VirtualMachine(self._session.remote.load_module(name), self._device)
+
+
+def dismantle(machine: Any) -> None:
+    """Free a virtual machine now: it refers to itself, and would wait for the garbage collector."""
+    if machine is not None:
+        vars(machine).clear()
 
 
 def as_list(results: Any) -> list[Any]:

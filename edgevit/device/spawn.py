@@ -64,8 +64,9 @@ class ServerProcess:
         self._lines: Queue[bytes | None] = Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self._writer = threading.Thread(target=self._write, args=(feed,), daemon=True)
+        self._writer: threading.Thread | None = None
         if feed:
+            self._writer = threading.Thread(target=self._write, args=(feed,), daemon=True)
             self._writer.start()
 
     @property
@@ -112,19 +113,20 @@ class ServerProcess:
 
     def stop(self) -> None:
         """End it: politely by closing its stdin, then by force; safe to call twice."""
-        stdin = self._process.stdin
-        if stdin is not None and not self._writer.is_alive():
+        stdin, writer = self._process.stdin, self._writer
+        fed = writer is None or not writer.is_alive()
+        if stdin is not None and fed:
             with contextlib.suppress(OSError):
                 stdin.close()
         try:
-            self._process.wait(timeout=0 if self._writer.is_alive() else _POLITE_SECONDS)
+            self._process.wait(timeout=_POLITE_SECONDS if fed else 0)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        if self._writer.ident is not None:
-            self._writer.join(timeout=_DRAIN_SECONDS)
-        if stdin is not None and not stdin.closed:
+        if writer is not None:
+            writer.join(timeout=_DRAIN_SECONDS)
+        if stdin is not None:
             with contextlib.suppress(OSError):
                 stdin.close()
         # Somebody it started may still hold its stdout; then the thread goes when that one does.

@@ -10,12 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_ARCHITECTURES = {"arm64": "aarch64", "amd64": "x86_64", "armv7l": "arm", "armv8l": "arm"}
+_ARCHITECTURES = {"arm64": "aarch64", "amd64": "x86_64", "armv7": "arm", "armv7l": "arm", "armv8l": "arm"}
 
 
-def architecture() -> str:
-    """This machine's instruction set in the words of a target: ``aarch64``, ``arm``, ``x86_64``."""
-    machine = platform.machine().lower()
+def architecture(machine: str = "") -> str:
+    """An instruction set in the words of a target: ``aarch64``, ``arm``, ``x86_64``.
+
+    Args:
+        machine: as a system or a server calls it; by default this machine's.
+    """
+    machine = (machine or platform.machine()).lower()
     return _ARCHITECTURES.get(machine, machine)
 
 

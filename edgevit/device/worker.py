@@ -31,6 +31,8 @@ def main() -> None:
     try:
         connection = socket.socket(fileno=int(sys.argv[1]))
         claim_all_cores()
+        # Running needs no compiler: a third of the memory, half the time to start.
+        os.environ["TVM_USE_RUNTIME_LIB"] = "1"
         _register(Path(sys.argv[2]))
         _shake_hands(connection)
         import tvm_ffi

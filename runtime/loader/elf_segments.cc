@@ -66,7 +66,10 @@ ElfSegments::ElfSegments(const std::string& path)
 ElfSegments::~ElfSegments() { Unmap(); }
 
 void ElfSegments::Fail(const std::string& why) const {
-  throw LoadError("cannot load " + path_.substr(path_.rfind('/') + 1) + ": " + why);
+  std::string message = "cannot load " + path_.substr(path_.rfind('/') + 1) + ": " + why;
+  // A damaged library's names may be any bytes, but messages travel as text.
+  std::replace_if(message.begin(), message.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
+  throw LoadError(message);
 }
 
 void ElfSegments::ReadHeader(int file, uint64_t file_size) {

@@ -110,18 +110,18 @@ int CountThreads() {
   return count;
 }
 
-int CoresAllowed() {
-  cpu_set_t allowed;
-  CPU_ZERO(&allowed);
-  if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) return CPU_COUNT(&allowed);
-  return static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
-}
-
 double ToSeconds(const timeval& time) {
   return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
 }
 
 }  // namespace
+
+int CoreCount() {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) return CPU_COUNT(&allowed);
+  return static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+}
 
 JsonObject BuildInfo() {
   JsonObject info;
@@ -138,7 +138,7 @@ std::string DeviceInfo() {
   JsonObject info = BuildInfo();
   utsname name{};
   if (uname(&name) == 0) info.Add("kernel", name.release);
-  info.Add("cores", CoresAllowed());
+  info.Add("cores", CoreCount());
   const int64_t pages = sysconf(_SC_PHYS_PAGES);
   if (pages > 0) info.Add("memory_bytes", pages * int64_t{sysconf(_SC_PAGESIZE)});
   const std::string model = CpuModel();

@@ -12,6 +12,9 @@ namespace edgevit {
 // Versions of server and runtime, architecture, operating system: known when compiled.
 JsonObject BuildInfo();
 
+// Cores this process may use.
+int CoreCount();
+
 // BuildInfo and: kernel, cores, memory_bytes, cpu_model, cpu_max_mhz (one number a core, so that
 // big and little cores can be told apart).
 std::string DeviceInfo();

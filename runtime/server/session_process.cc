@@ -5,10 +5,13 @@
 #include <tvm/ffi/error.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <exception>
 #include <memory>
+#include <string>
 #include <thread>
 
+#include "device_info.h"
 #include "functions.h"
 #include "log.h"
 #include "protocol.h"
@@ -65,6 +68,9 @@ SessionEnd Serve(int socket, double idle_timeout) {
 
 void RunSession(int socket, int lifeline, const std::string& folder, double idle_timeout) {
   if (chdir(folder.c_str()) != 0) End(SessionEnd::kFailed, folder);
+  // TVM's thread pool takes half the cores of an x86 for hyper-threads and then cannot be told to
+  // use more. Let it have all, so that the client decides.
+  setenv("TVM_NUM_THREADS", std::to_string(CoreCount()).c_str(), /*overwrite=*/0);
   RegisterFunctions(folder, /*own_threads=*/1);
   std::thread(Watch, socket, lifeline, folder).detach();
   End(Serve(socket, idle_timeout), folder);

@@ -42,7 +42,7 @@ from tests.device.processes import (
     wait_until,
     worker_of,
 )
-from tests.device.reference import LONG, assert_same, expected, small_input
+from tests.device.reference import LONG, assert_same, small_input
 
 SOON = 30.0
 """Seconds: far over every limit set below, far under waiting for good, also on a busy machine."""
@@ -283,9 +283,9 @@ def test_corrupt_library(kind: str, harm: str, small_artifact: Artifact, request
         "header": good[:64],
         "zeroed": good[:4096] + bytes(len(good) - 4096),
     }[harm]
-    with open_session(kind, lambda: str(request.getfixturevalue("server_binary"))) as session:
-        with pytest.raises(DeviceError):
-            session.load(damaged(small_artifact, library))
+    session = open_session(kind, lambda: str(request.getfixturevalue("server_binary")))
+    with session as opened, pytest.raises(DeviceError):
+        opened.load(damaged(small_artifact, library))
 
 
 @pytest.mark.parametrize("kind", ["stock", "own"])

@@ -1,8 +1,8 @@
 """Fenced blocks of the documentation, and how a ``console`` block says what a command prints.
 
 ``console`` blocks hold ``$ command`` lines with the expected output beneath each. ``…`` in a line stands for
-any text, a line that is only ``…`` for any number of lines. Blank lines and the width of space do not
-count. A command must succeed unless its expected output has a line that begins with ``error:``. ``python`` blocks must
+any text, a line that is only ``…`` for any number of lines. Blank lines and the width of space do not count. A
+command must succeed unless its expected output has a line that begins with ``error:``. ``python`` blocks must
 run. Other blocks (``sh``: needs a device or the network) are only read.
 """
 

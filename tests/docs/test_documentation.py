@@ -25,6 +25,8 @@ _ENVIRONMENT = {
     "COLUMNS": "100",
     "NO_COLOR": "1",
     "TERM": "dumb",
+    # Two pages at once: worker threads that spin would wait for each other.
+    "TVM_NUM_THREADS": "1",
 }
 _SECONDS = 400
 """For one command: the first to need a device server builds it."""

@@ -1,0 +1,1 @@
+"""The device server: its loader, its sessions, its tracker client and its build."""
