@@ -28,7 +28,7 @@ _RELAY = Path(__file__).with_name("relay.py")
 
 # How edgevit's server and TVM's, which stay, take leave of a session that does not.
 _FAREWELL = re.compile(
-    r"the session's process (crashed|exited)[^\n]*|the session was ended[^\n]*|Your [0-9.]+s session has expired"
+    r"the session's (process|time limit) (crashed|exited|has passed)[^\n]*|the session was ended[^\n]*|the server ended|Your [0-9.]+s session has expired"
 )
 
 
@@ -54,6 +54,7 @@ class Guard:
         self.address = address
         self.greeting = b""
         self._ended: str | None = None
+        self._turn = threading.RLock()  # one call at a time has the deadline; other threads wait
         self._control, control = socket.socketpair()
         self._control.settimeout(_RELAY_SECONDS)
         self._lines = self._control.makefile("rb")
@@ -88,6 +89,11 @@ class Guard:
             DeviceBusy: the time passed and the device never sent a byte.
             DeviceLost: the connection ended.
         """
+        with self._turn, self._limited(seconds, doing):
+            yield
+
+    @contextlib.contextmanager
+    def _limited(self, seconds: float, doing: str) -> Iterator[None]:
         if self._ended is not None:
             raise self._failure("over", doing, 0.0, 0.0)
         begun = time.monotonic()

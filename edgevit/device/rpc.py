@@ -163,7 +163,7 @@ class RpcSession(Session):
             with self._guard.deadline(timeout, "shaking hands"):
                 self._remote = rpc.connect("127.0.0.1", self._guard.port, self._guard.token + key)
         except Exception as error:
-            refusal = self._refusal(key)
+            refusal = _protocol_mismatch(error, self.address) or self._refusal(key)
             if refusal is None and isinstance(error, EdgevitError):
                 raise
             raise refusal or DeviceUnreachable(
@@ -210,6 +210,13 @@ class RpcSession(Session):
     def _refuse_mismatch(self, artifact: Artifact) -> None:
         facts = self._facts("edgevit.server.info")
         target = artifact.manifest.target
+        here, wanted = facts.get("tvm"), artifact.manifest.tools.get("apache-tvm")
+        if here and wanted and here != wanted:
+            raise DeviceMismatch(
+                f"the server runs TVM {here}, the artifact was compiled with {wanted}.",
+                where=self.address,
+                advice="Restart the server with this edgevit ('edgevit devices serve'), or compile the model again.",
+            )
         for what, here, wanted in (
             ("architecture", facts.get("arch"), target.architecture),
             ("operating system", facts.get("os"), target.system),
@@ -220,6 +227,17 @@ class RpcSession(Session):
                     where=self.address,
                     advice="Compile for this device: 'edgevit targets' lists what there is.",
                 )
+
+
+def _protocol_mismatch(error: Exception, address: str) -> DeviceError | None:
+    """TVM's runtimes talk to those of their own protocol version only."""
+    if "protocol version mismatch" not in str(error):
+        return None
+    return DeviceMismatch(
+        "the server is of another TVM version: it speaks another version of the RPC protocol.",
+        where=address,
+        advice="Install the TVM version on the device that 'edgevit devices doctor' names for this machine.",
+    )
 
 
 def _release(guard: Guard, on_close: Callable[[], None] | None) -> None:

@@ -71,6 +71,10 @@ _RUNTIME_SOURCES = [
     "rpc/rpc_session",
 ]
 
+# The kernels come from the models' libraries; the runtime's own speed hardly matters. Links must say it
+# too: zig compiles its libraries anew for each level.
+_OPTIMIZE = "-Os"
+
 # Architecture as triples spell it, to zig's triple and the processor every such device has.
 _ZIG_TARGETS = {
     "x86_64": ("x86_64-linux-musl", "x86_64"),
@@ -213,8 +217,7 @@ def _package_folder(name: str) -> Path:
 def _compile_flags() -> list[str]:
     """Flags of every compilation that do not depend on where things are installed."""
     return [
-        # The kernels come from the models' libraries; the runtime's own speed hardly matters.
-        "-Os",
+        _OPTIMIZE,
         "-g0",
         "-w",
         "-ffunction-sections",
@@ -233,7 +236,7 @@ def _compile_flags() -> list[str]:
 
 def _link_flags() -> list[str]:
     # Threads of musl get 128 KiB of stack unless the executable asks for more; kernels need it.
-    return ["-static", "-s", "-Wl,--gc-sections", "-Wl,-z,stack-size=8388608"]
+    return ["-static", "-s", _OPTIMIZE, "-Wl,--gc-sections", "-Wl,-z,stack-size=8388608"]
 
 
 def _path_flags() -> list[str]:
@@ -323,7 +326,7 @@ def _link_empty(jobs: ZigJobs, platform: _Platform, objects: Path, language: str
     with staged_file(source) as aside:
         aside.write_text("int main(void) { return 0; }\n" if language == "cc" else "", encoding="utf-8")
     with staged_file(objects / f"empty-{platform.triple}-{language}") as output:
-        jobs.run([language, *platform.flags, kind, "-s", "-Os", str(source), "-o", str(output)])
+        jobs.run([language, *platform.flags, kind, "-s", _OPTIMIZE, str(source), "-o", str(output)])
     return source
 
 

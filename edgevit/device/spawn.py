@@ -186,6 +186,11 @@ def connect_spawned(
     return RpcSession(channel, address, kind=kind, emulated=emulated, handshake_timeout=timeout, on_close=keeper.stop)
 
 
+def _worker_program() -> str:
+    # With -m, a module in the folder where the user happens to be would be taken for a library's.
+    return f"import sys; sys.path[:] = {sys.path!r}; from edgevit.device.worker import main; main()"
+
+
 def connect_process() -> RpcSession:
     """A session with a process of its own on this machine: a crash there is an error here, no more.
 
@@ -197,7 +202,7 @@ def connect_process() -> RpcSession:
     with theirs:
 
         def command(folder: str) -> list[str]:
-            return [sys.executable, "-m", "edgevit.device.worker", str(theirs.fileno()), folder]
+            return [sys.executable, "-c", _worker_program(), str(theirs.fileno()), folder]
 
         try:
             keeper = _Keeper(command, where=where, fds=(theirs.fileno(),))

@@ -1,4 +1,4 @@
-"""A process of its own that serves one RPC session and ends: ``python -m edgevit.device.worker FD FOLDER``.
+"""A process of its own that serves one RPC session and ends; its arguments are a socket's number and a folder.
 
 It is the host-side twin of the server in ``runtime/``: same functions, no build needed. It talks over a
 socket that it inherits, keeps its files in a folder that its starter removes, and ends when its session does or
@@ -84,12 +84,10 @@ def _register(folder: Path) -> None:
         "tvm.rpc.server.workpath": inside,
         "tvm.rpc.server.load_module": lambda name: tvm.runtime.load_module(inside(name)),
         "edgevit.server.sha256": lambda name: hashlib.sha256(Path(inside(name)).read_bytes()).hexdigest(),
-        "edgevit.server.info": lambda: json.dumps({"version": version("edgevit"), **machine_facts()}),
+        "edgevit.server.info": lambda: json.dumps(
+            {"version": version("edgevit"), "tvm": version("apache-tvm"), **machine_facts()}
+        ),
         "edgevit.server.usage": lambda: json.dumps(process_usage()),
     }
     for name, function in functions.items():
         tvm_ffi.register_global_func(name, function, override=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -31,9 +31,7 @@ def artifact(target: str, small_model: Model) -> Artifact:
     return compile_model(small_model, target, verify=False)
 
 
-def test_computes_the_same(
-    target: str, artifact: Artifact, small_model: Model, typed_model: Model
-) -> None:
+def test_computes_the_same(target: str, artifact: Artifact, small_model: Model, typed_model: Model) -> None:
     with connect(emulate=get_target(target)) as session:
         info = session.describe()
         assert session.emulated

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -335,6 +336,37 @@ def test_worker_that_cannot_start(monkeypatch: pytest.MonkeyPatch, tmp_path: obj
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(DeviceError, match="did not start"):
         connect()
+
+
+def test_modules_in_the_current_folder_are_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_artifact: Artifact
+) -> None:
+    for name in ("tvm", "json", "socket", "psutil"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
+    monkeypatch.chdir(tmp_path)
+    with connect() as session, session.load(small_artifact) as loaded:
+        loaded.run(small_input(0))
+
+
+def test_device_with_an_old_c_library() -> None:
+    from edgevit.device.rpc import load_error
+
+    said = "InternalError: /lib/libm.so.6: version `GLIBC_2.99' not found (required by /tmp/x/model.so)"
+    error = load_error(RuntimeError(f"Traceback:\n{said}"), "board:9090")
+    assert type(error) is DeviceMismatch
+    assert "too old" in error.message
+    assert error.where == "board:9090"
+
+
+def test_threads_take_turns(small_artifact: Artifact) -> None:
+    with connect() as session, session.load(small_artifact) as loaded:
+        loaded.set_inputs(small_input(0))
+        used: list[object] = []
+        other = threading.Thread(target=lambda: used.append(session.describe()))
+        with later(0.2, other.start):
+            assert len(loaded.time(50_000)) == 50_000
+        other.join()
+        assert len(used) == 1
 
 
 def test_strangers_do_not_reach_the_device_through_the_relay(mark: str, small_artifact: Artifact) -> None:

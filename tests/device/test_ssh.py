@@ -175,9 +175,7 @@ def test_no_ssh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("what", ["-W", "--exit-with-stdin"])
-def test_ssh_killed_in_the_middle_of_a_call(
-    what: str, host: Host, mark: str, small_artifact: Artifact
-) -> None:
+def test_ssh_killed_in_the_middle_of_a_call(what: str, host: Host, mark: str, small_artifact: Artifact) -> None:
     def kill() -> None:
         for process in marked(mark, containing=what):
             if process.name() == "ssh":
@@ -191,9 +189,7 @@ def test_ssh_killed_in_the_middle_of_a_call(
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_client_ends(
-    number: signal.Signals, host: Host, mark: str, small_artifact: Artifact, tmp_path: Path
-) -> None:
+def test_client_ends(number: signal.Signals, host: Host, mark: str, small_artifact: Artifact, tmp_path: Path) -> None:
     path = small_artifact.save(tmp_path / "small.edgevit").path
     script = """
 import sys, numpy as np
