@@ -51,19 +51,11 @@ def _overview(found: list[Target]) -> Table:
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD)
-    for column in ("name", "aliases", "device", "cpu", "cores", "vectors", "L1d / L2 / L3"):
-        table.add_column(column, no_wrap=column == "name")
+    for column in ("name", "aliases", "device", "cpu", "cores"):
+        table.add_column(column, no_wrap=column in ("name", "cpu", "cores"))
     for target in found:
-        caches = target.caches
-        table.add_row(
-            target.name,
-            ", ".join(target.aliases),
-            target.description,
-            target.cpu,
-            str(target.cores),
-            f"{target.vector.registers} x {target.vector.bits} bit",
-            " / ".join(_size(size) for size in (caches.l1d, caches.l2, caches.l3)),
-        )
+        row = (target.name, ", ".join(target.aliases), target.description, target.cpu, str(target.cores))
+        table.add_row(*row)
     return table
 
 

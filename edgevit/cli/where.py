@@ -36,16 +36,19 @@ class Where:
     timeout: float
 
     def connect(self, artifact: Artifact, steps: Steps) -> Session:
-        """Open the session they ask for; a process of its own on this machine if none was given."""
+        """Open the session they ask for, else the target's own; else a process of its own on this machine."""
         from edgevit.device.connect import connect
 
         steps.stage("connect")
+        target = artifact.manifest.target
+        given = any((self.rpc, self.tracker, self.key, self.ssh, self.emulate, self.local))
+        reach = self if given else target.reach
         return connect(
-            rpc=self.rpc,
-            tracker=self.tracker,
-            key=self.key,
-            ssh=self.ssh,
-            emulate=artifact.manifest.target if self.emulate else None,
+            rpc=reach.rpc,
+            tracker=reach.tracker,
+            key=reach.key if reach.tracker or given else None,
+            ssh=reach.ssh,
+            emulate=target if self.emulate else None,
             in_process=self.local,
             timeout=self.timeout,
             progress=steps.build,

@@ -28,7 +28,8 @@ _RELAY = Path(__file__).with_name("relay.py")
 
 # How edgevit's server and TVM's, which stay, take leave of a session that does not.
 _FAREWELL = re.compile(
-    r"the session's (process|time limit) (crashed|exited|has passed)[^\n]*|the session was ended[^\n]*|the server ended|Your [0-9.]+s session has expired"
+    r"the session's (process|time limit) (crashed|exited|has passed)[^\n]*|the session was ended[^\n]*"
+    r"|the server ended|Your [0-9.]+s session has expired"
 )
 
 

@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.device.rpc import as_list, dismantle, load_error
 from edgevit.device.session import (
     LOAD_TIMEOUT,
     RUN_TIMEOUT,
@@ -17,6 +16,7 @@ from edgevit.device.session import (
     device_errors,
 )
 from edgevit.device.usage import claim_all_cores, machine_facts, process_usage
+from edgevit.device.vm import as_list, dismantle, load_error
 from edgevit.errors import DeviceMismatch
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from edgevit.device.session import (
     LoadedModel,
     Session,
     device_errors,
-    last_line,
 )
 from edgevit.device.usage import architecture
+from edgevit.device.vm import as_list, dismantle, load_error
 from edgevit.errors import DeviceBusy, DeviceError, DeviceMismatch, DeviceUnreachable, EdgevitError
 
 if TYPE_CHECKING:
@@ -350,39 +350,3 @@ class RpcModel(LoadedModel):
 
         self._device = self._session.remote.cpu(0)
         self._vm = relax.VirtualMachine(self._session.remote.load_module(name), self._device)
-
-
-def dismantle(machine: Any) -> None:
-    """Free a virtual machine now: it refers to itself, and would wait for the garbage collector."""
-    if machine is not None:
-        vars(machine).clear()
-
-
-def as_list(results: Any) -> list[Any]:
-    """The outputs of a model that may have one or several."""
-    return [results] if hasattr(results, "numpy") else list(results)
-
-
-def load_error(error: Exception, address: str) -> DeviceError:
-    """What a loader's failure means to the user."""
-    text, last = str(error), last_line(error)
-    wrong_machine = (
-        "wrong ELF class",
-        "Exec format",
-        "invalid ELF",
-        "cannot open shared object",
-        "library is for",
-    )
-    if any(sign in text for sign in wrong_machine):
-        return DeviceMismatch(
-            f"the device cannot load the library: {last}",
-            where=address,
-            advice="Compile for this device's processor and C library: 'edgevit targets' lists what there is.",
-        )
-    if "GLIBC_" in text:
-        return DeviceMismatch(
-            f"the device's C library is too old: {last}",
-            where=address,
-            advice="Lower the version in the target's linking.zig_target, or use edgevit's own server.",
-        )
-    return DeviceError(f"loading failed: {last}", where=address, advice="Run 'edgevit devices doctor'.")

@@ -137,6 +137,17 @@ def test_a_mistake_is_one_clear_error_with_its_exit_code(
     assert sorted(path.name for path in folder.iterdir()) == ["small-host.edgevit", "small.onnx"]
 
 
+def test_a_target_of_ones_own_says_how_to_reach_it(folder: Path, tmp_path: Path) -> None:
+    toml = edgevit("targets", "host", "--toml", cwd=folder).stdout
+    (tmp_path / "mine.toml").write_text(
+        toml.replace('name = "host"', 'name = "mine"') + '\n[reach]\nrpc = "127.0.0.1:1"\n'
+    )
+    out = str(tmp_path / "a.edgevit")
+    edgevit("compile", "small.onnx", "-t", str(tmp_path / "mine.toml"), "-o", out, "--no-verify", cwd=folder)
+    assert "cannot connect" in edgevit("check", out, cwd=folder, code=3).stderr
+    edgevit("check", out, "--local", cwd=folder)
+
+
 def test_debug_shows_the_traceback(folder: Path) -> None:
     done = subprocess.run(
         [*RUN, "--debug", "check", "none.edgevit"], capture_output=True, text=True, cwd=folder, timeout=60

@@ -349,7 +349,7 @@ def test_modules_in_the_current_folder_are_not_run(
 
 
 def test_device_with_an_old_c_library() -> None:
-    from edgevit.device.rpc import load_error
+    from edgevit.device.vm import load_error
 
     said = "InternalError: /lib/libm.so.6: version `GLIBC_2.99' not found (required by /tmp/x/model.so)"
     error = load_error(RuntimeError(f"Traceback:\n{said}"), "board:9090")

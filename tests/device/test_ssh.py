@@ -135,7 +135,7 @@ def test_wrong_key(host: Host) -> None:
     config = host.config.read_text().replace("user_key", "other_key")
     host.config.write_text(config)
     begun = time.monotonic()
-    with pytest.raises(DeviceUnreachable, match="cannot log in.*Permission denied"):
+    with pytest.raises(DeviceUnreachable, match=r"cannot log in.*Permission denied"):
         connect(ssh="board")
     assert time.monotonic() - begun < 30
 
@@ -147,7 +147,7 @@ def test_unknown_host(host: Host) -> None:
 
 def test_no_temporary_folder(host: Host) -> None:
     host.set(TMPDIR=str(host.sessions / "absent"))
-    with pytest.raises(DeviceError, match="ended before it listened.*No such file"):
+    with pytest.raises(DeviceError, match=r"ended before it listened.*No such file"):
         connect(ssh="board")
 
 

@@ -12,7 +12,9 @@ import pytest
 
 from edgevit.device import server_build
 from edgevit.device.server_build import build_server, server_cached, server_version
+from edgevit.device.server_recipe import platform_for
 from edgevit.errors import TargetError, ToolchainError
+from edgevit.resources import resource_folder
 from tests.runtime.conftest import HOST
 
 MAX_BYTES = 5 << 20
@@ -45,9 +47,7 @@ def test_nothing_of_this_machine_is_in_it(host_server: Path) -> None:
     ],
 )
 def test_spellings_of_a_triple_share_a_server(first: str, second: str) -> None:
-    assert server_build._server_path(server_build._platform(first, None)) == server_build._server_path(
-        server_build._platform(second, None)
-    )
+    assert server_build._server_path(platform_for(first, None)) == server_build._server_path(platform_for(second, None))
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,7 @@ def test_other_devices_have_no_server(triple: str) -> None:
 def test_the_cache_is_keyed_by_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EDGEVIT_CACHE_DIR", str(tmp_path))
     paths = {
-        server_build._server_path(server_build._platform("aarch64-linux-gnu", cpu))
-        for cpu in (None, "cortex_a53", "cortex_a76")
+        server_build._server_path(platform_for("aarch64-linux-gnu", cpu)) for cpu in (None, "cortex_a53", "cortex_a76")
     }
     assert len(paths) == 3
     assert all(path.is_relative_to(tmp_path) for path in paths)
@@ -72,7 +71,7 @@ def test_the_cache_is_keyed_by_processor(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_the_version_is_stable() -> None:
     assert server_version() == server_version()
     number, _, source = server_version().partition("+")
-    assert number == (server_build.resource_folder("runtime") / "VERSION").read_text().strip()
+    assert number == (resource_folder("runtime") / "VERSION").read_text().strip()
     assert len(source) == 12
 
 

@@ -69,9 +69,7 @@ def test_functions_of_a_loaded_library_work(loader: Loader, make_probe: MakeProb
         module["absent"]
 
 
-def test_kernels_run_on_as_many_threads_as_asked(
-    launch: Launch, probe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kernels_run_on_as_many_threads_as_asked(launch: Launch, probe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As on a device with four cores.
     monkeypatch.setenv("TVM_NUM_THREADS", "4")
     session = launch().connect()
