@@ -225,7 +225,7 @@ class RpcSession(Session):
                 raise DeviceMismatch(
                     f"the artifact is for {wanted}, the device's {what} is {here}.",
                     where=self.address,
-                    advice="Compile for this device: 'edgevit targets' lists what there is.",
+                    advice="Compile for this device ('edgevit targets' lists what there is), or try it with --emulate.",
                 )
 
 

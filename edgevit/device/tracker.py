@@ -86,7 +86,7 @@ def _connect(host: str, port: int, timeout: float) -> socket.socket:
         raise DeviceUnreachable(
             f"cannot connect: {reason}.",
             where=where,
-            advice="Start one with 'python -m tvm.exec.rpc_tracker --host 127.0.0.1 --port 9190'.",
+            advice="Start one with 'edgevit devices tracker', and check address and port.",
         ) from error
     try:
         tracker.sendall(struct.pack("<i", _MAGIC))
