@@ -58,7 +58,7 @@ def lower(mod: tvm.IRModule, target: Target, records: TuningLog) -> Lowered:
     try:
         scheduled, kernels = to_kernels(mod, target, records)
         executable = tvm.compile(scheduled, target=tvm.target.Target(target.tvm_target()))
-    except (tvm.error.TVMError, RuntimeError, ValueError, TypeError) as error:
+    except (RuntimeError, ValueError, TypeError) as error:  # TVM's own errors are RuntimeErrors
         last = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise ToolchainError(
             f"code generation failed: {last}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -74,12 +75,19 @@ def test_an_interrupted_save_leaves_nothing(
     assert _names(tmp_path) == []
 
 
-def test_a_full_disk_is_one_clear_error_and_leaves_nothing(small_artifact: Artifact) -> None:
-    # /dev/full exists to say that there is no room; a folder on it does not, so write the file there.
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full")
-    with pytest.raises(UserError, match="cannot write"):
-        small_artifact.save(Path("/dev/full/a.edgevit"))
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing(
+    small_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> int:
+        with path.open("wb") as stream:
+            stream.write(data[:100])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    for name in ("a.edgevit", "a"):
+        with pytest.raises(UserError, match="No space left on device"):
+            small_artifact.save(tmp_path / name)
+    assert _names(tmp_path) == []
 
 
 def test_an_unwritable_folder_is_one_clear_error(small_artifact: Artifact, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -13,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from edgevit.compiler import rewrite
 from edgevit.compiler.compile import compile_model
-from edgevit.errors import CheckFailed, ToolchainError, UserError
+from edgevit.errors import CheckFailed, ModelError, ToolchainError, UserError
 from edgevit.model import Model, from_proto
 from tests.faults import stretch_sigmoid
 from tests.models import small_proto
@@ -80,19 +79,28 @@ def test_wrong_code_is_never_returned(small_model: Model, monkeypatch: pytest.Mo
     assert caught.value.exit_code == 1
 
 
-def test_an_operator_tvm_cannot_lower_is_one_clear_error() -> None:
-    # A valid graph that passes the audit by name; TVM's importer refuses this use of it.
-    node = helper.make_node("Resize", ["x", "", "scales"], ["y"], name="grow", mode="cubic", antialias=1)
-    graph = helper.make_graph(
-        [node],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3, 4, 4])],
-        [helper.make_tensor("scales", TensorProto.FLOAT, [4], [1, 1, 0.5, 0.5])],
-    )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    with contextlib.suppress(UserError, ToolchainError, CheckFailed):  # compiling it rightly would do too
-        compile_model(from_proto(proto), "host")
+def test_a_model_that_tvm_refuses_is_the_models_error(small_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("while converting\nThe operator is not implemented.")
+
+    monkeypatch.setattr("tvm.relax.frontend.onnx.from_onnx", refuse)
+    with pytest.raises(ModelError, match="TVM cannot import this model: The operator is not implemented") as caught:
+        compile_model(small_model, "host")
+    assert caught.value.exit_code == 2
+    assert "edgevit info" in str(caught.value.advice)
+
+
+def test_a_code_generator_that_fails_is_the_toolchains_error(
+    small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("LLVM gave up")
+
+    monkeypatch.setattr("tvm.compile", fail)
+    with pytest.raises(ToolchainError, match="code generation failed: LLVM gave up") as caught:
+        compile_model(small_model, "arm64-linux", verify=False)
+    assert caught.value.exit_code == 3
+    assert caught.value.where == "target arm64-linux"
 
 
 def test_an_unknown_linker_is_the_users_mistake(small_model: Model) -> None:

@@ -114,6 +114,20 @@ def test_a_tuning_record_changes_the_code_and_not_the_result(small_model: Model)
         assert check(tuned, opened, small_model).passed
 
 
+def test_what_cannot_be_scheduled_keeps_tvms_loops_and_is_counted(
+    small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tvm import s_tir
+
+    def refuse(*_: object) -> None:
+        raise s_tir.ScheduleError("this loop carries a dependence")
+
+    monkeypatch.setattr(s_tir.Schedule, "parallel", refuse)
+    artifact = compile_model(small_model, "host")
+    assert set(artifact.manifest.kernels) == {"plain"}
+    assert artifact.manifest.check.status == "passed"
+
+
 def test_onnx_is_the_only_thing_the_cases_need() -> None:
     for model in CASES.values():
         onnx.checker.check_model(model.proto)

@@ -51,7 +51,7 @@ def schedule(func: tirx.PrimFunc, target: Target, choice: Choice | None) -> tirx
                 _spread(sch, block.block_rv, target)
             elif not _tile_reduction(sch, block, target, tile):
                 return None
-    except (tvm.error.TVMError, s_tir.ScheduleError):
+    except (s_tir.ScheduleError, tvm.error.InternalError):
         # Each primitive verifies that it preserves meaning and refuses otherwise; TVM's loops remain.
         return None
     return sch.mod["main"]
