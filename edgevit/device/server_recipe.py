@@ -129,8 +129,9 @@ def source_hash(*folders: str) -> str:
     roots = [runtime / folder for folder in folders] or [runtime]
     own = sorted(path for root in roots for path in root.rglob("*") if _is_source(path))
     versions = [f"{name} {_version(name)}" for name in ("apache-tvm", "apache-tvm-ffi", "ziglang")]
+    recipe = [*_FFI_SOURCES, *_RUNTIME_SOURCES, OPTIMIZE]
     contents = (path.read_bytes().decode("utf-8", "surrogateescape") for path in own)
-    return digest([*versions, *(path.relative_to(runtime).as_posix() for path in own), *contents])
+    return digest([*versions, *recipe, *(path.relative_to(runtime).as_posix() for path in own), *contents])
 
 
 def _is_source(path: Path) -> bool:

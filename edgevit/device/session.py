@@ -9,6 +9,7 @@ Every wait has a limit; when it passes, the call raises and the session is over.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from edgevit.errors import DeviceError, EdgevitError, UserError
+from edgevit.errors import DeviceError, DeviceMismatch, EdgevitError, UserError
 from edgevit.manifest import TensorInfo
 
 if TYPE_CHECKING:
@@ -87,12 +88,19 @@ def device_errors(doing: str, where: str) -> Iterator[None]:
 
     Raises:
         DeviceError: the runtime refused.
+        DeviceMismatch: it lacks a function that the model calls.
     """
     try:
         yield
     except EdgevitError:
         raise
     except Exception as error:
+        if lacking := re.search(r"Cannot find function (\S+) in the imported modules", str(error)):
+            raise DeviceMismatch(
+                f"the device's runtime lacks {lacking[1]}, which an operator of this model calls.",
+                where=where,
+                advice="Run it on a stock TVM server, or export the model without that operator (TopK sorts, say).",
+            ) from error
         raise DeviceError(
             f"{doing} failed: {last_line(error)}", where=where, advice="Run 'edgevit devices doctor'."
         ) from error

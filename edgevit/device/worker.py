@@ -7,6 +7,7 @@ when its standard input closes, so it cannot outlive whoever started it.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -74,6 +75,10 @@ def _register(folder: Path) -> None:
     import tvm
     import tvm.rpc  # registers the functions of the RPC runtime
     import tvm_ffi
+
+    # Sorting, which TopK and its like call, lies in a library of its own that only the compiler loads by itself.
+    for extra in (Path(tvm.__file__).parent / "lib").glob("libtvm_runtime_extra.*"):
+        ctypes.CDLL(str(extra))
 
     def inside(name: str) -> str:
         if Path(name).name != name or name in ("", ".", ".."):

@@ -12,6 +12,7 @@ from edgevit.accuracy.check import check
 from edgevit.compiler.compile import compile_model
 from edgevit.compiler.kernels import default
 from edgevit.compiler.lower import to_kernels
+from edgevit.errors import DeviceMismatch
 from edgevit.model import Model, from_proto
 from edgevit.targets import get_target
 from edgevit.tuning.records import TuningLog
@@ -126,6 +127,31 @@ def test_what_cannot_be_scheduled_keeps_tvms_loops_and_is_counted(
     artifact = compile_model(small_model, "host")
     assert set(artifact.manifest.kernels) == {"plain"}
     assert artifact.manifest.check.status == "passed"
+
+
+def _topk() -> Model:
+    graph = helper.make_graph(
+        [helper.make_node("TopK", ["x", "k"], ["values", "indices"], name="topk")],
+        "topk",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 33])],
+        [
+            helper.make_tensor_value_info("values", TensorProto.FLOAT, [4, 5]),
+            helper.make_tensor_value_info("indices", TensorProto.INT64, [4, 5]),
+        ],
+        [numpy_helper.from_array(np.array([5]), "k")],
+    )
+    return from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+
+def test_operators_that_sort_run_on_this_machine() -> None:
+    assert compile_model(_topk(), "host").manifest.check.status == "passed"
+
+
+@pytest.mark.emulated
+@pytest.mark.usefixtures("qemu")
+def test_operators_that_sort_are_refused_by_name_where_the_server_cannot() -> None:
+    with pytest.raises(DeviceMismatch, match=r"lacks tvm\.contrib\.sort\.topk"):
+        compile_model(_topk(), "arm64-linux")
 
 
 def test_onnx_is_the_only_thing_the_cases_need() -> None:
