@@ -115,8 +115,8 @@ class NumericCheck(_Schema):
         hardware: False when only an emulator has executed the code.
         reference: tool and version that computed the expected values.
         seeds: inputs drawn; each was run ``calls`` times.
-        max_abs_error: largest difference over all outputs, seeds and calls.
-        max_abs_reference: largest magnitude of the expected values.
+        max_abs_error: largest difference, over all seeds and calls, of the output that came closest to failing.
+        max_abs_reference: largest magnitude of that output's expected values.
         tolerance: largest accepted ``max_abs_error / max_abs_reference``.
     """
 

@@ -72,7 +72,7 @@ def compile_command(
 def _kernels_line(artifact: Artifact) -> str:
     manifest = artifact.manifest
     families = ", ".join(f"{count} {family}" for family, count in manifest.kernels.items())
-    return f"kernels: {families}; tuning records used: {manifest.tuning.records}"
+    return f"kernels: {families}; tuning records known: {manifest.tuning.records}"
 
 
 def _check_line(artifact: Artifact) -> str:
