@@ -94,6 +94,28 @@ class LibraryInfo(_Schema):
     entry: str = "main"
 
 
+class KernelInfo(_Schema):
+    """One kernel call of the compiled program.
+
+    Attributes:
+        kernel: function that computes it; several calls may share one.
+        family: that wrote the function.
+        workload: key under which tuning records know it.
+        flops: two for every multiply-accumulate.
+        bytes: inputs, weights and outputs, each moved once.
+        layers: the model's nodes that it computes.
+        tuned: whether a tuning record shaped it.
+    """
+
+    kernel: str
+    family: str
+    workload: str
+    flops: NonNegativeInt
+    bytes: NonNegativeInt
+    layers: tuple[str, ...]
+    tuned: bool = False
+
+
 class TuningInfo(_Schema):
     """Which records shaped the code.
 
@@ -138,7 +160,9 @@ class Manifest(_Schema):
     Attributes:
         format_version: layout of the artifact; a reader refuses versions it does not know.
         precision: ``fp32``, ``fp16`` or ``int8``: of the weights.
-        kernels: number of kernels by the family that scheduled them.
+        kernels: number of distinct kernels by the family that wrote them.
+        program: kernel calls in order; operators that TVM's own loops compute are not among them.
+        workspace_bytes: memory for values between kernels.
         tools: version of everything that shaped the bytes.
         files: every file of the artifact except the manifest.
     """
@@ -154,6 +178,8 @@ class Manifest(_Schema):
     labels: tuple[str, ...] | None = None
     library: LibraryInfo
     kernels: dict[str, NonNegativeInt]
+    program: tuple[KernelInfo, ...] = ()
+    workspace_bytes: NonNegativeInt = 0
     tuning: TuningInfo
     tools: dict[str, str]
     check: NumericCheck

@@ -1,33 +1,40 @@
-"""Planted faults: rewrites that break the operator they touch."""
+"""Planted faults: rewrites that break the operator they touch, wherever fusion has put it."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+
+from edgevit.compiler.graph import Graph, Node
+from edgevit.compiler.pointwise import Operand, Pointwise, Term
 
 
-def stretch_sigmoid(mod: Any) -> Any:
+def stretch_sigmoid(graph: Graph) -> None:
     """Every sigmoid comes out half a percent too large."""
-    return _stretch(mod, "relax.sigmoid", 1.005)
+    for node in graph.nodes:
+        for key in ("program", "epilogue"):
+            program = node.attrs.get(key)
+            if program is not None:
+                node.attrs[key] = _scale(program, ("sigmoid", "silu"), 1.005)
 
 
-def stretch_softmax(mod: Any) -> Any:
+def stretch_softmax(graph: Graph) -> None:
     """Every softmax sums to 1.02."""
-    return _stretch(mod, "relax.nn.softmax", 1.02)
+    for node in list(graph.nodes):
+        if node.op in ("softmax", "attention"):
+            result = graph.tensor(node.output, node.output.shape)
+            graph.replace(node.output, result)
+            terms = (Term("constant", (), (1.02,)), Term("mul", (0, 1)))
+            program = Pointwise((Operand(result.shape),), terms)
+            graph.insert_after(node, Node("pointwise", [node.output], [result], {"program": program}, node.layers))
 
 
-def _stretch(mod: Any, operator: str, factor: float) -> Any:
-    from tvm import ir, relax
-
-    wanted = ir.Op.get(operator)
-
-    @relax.expr_functor.mutator
-    class Stretch(relax.PyExprMutator):  # type: ignore[misc,name-defined]
-        def visit_call_(self, call: Any) -> Any:
-            call = self.visit_expr_post_order(call)
-            return relax.op.multiply(call, relax.const(factor)) if call.op == wanted else call
-
-    stretch = Stretch(mod)
-    for name, function in list(mod.functions_items()):
-        if isinstance(function, relax.Function):
-            stretch.builder_.update_func(name, stretch.visit_expr(function))
-    return stretch.builder_.get()
+def _scale(program: Pointwise, operations: tuple[str, ...], factor: float) -> Pointwise:
+    """The program with the results of some operations multiplied."""
+    first, terms, place = len(program.operands), [], list(range(len(program.operands)))
+    for term in program.terms:
+        terms.append(replace(term, args=tuple(place[index] for index in term.args)))
+        if term.op in operations:
+            result = first + len(terms) - 1
+            terms += [Term("constant", (), (factor,)), Term("mul", (result, result + 1))]
+        place.append(first + len(terms) - 1)
+    return Pointwise(program.operands, tuple(terms))

@@ -12,6 +12,7 @@ from edgevit.errors import CheckFailed
 from edgevit.link import Linker
 from edgevit.manifest import (
     FORMAT_VERSION,
+    KernelInfo,
     LibraryInfo,
     Manifest,
     ModelInfo,
@@ -25,6 +26,7 @@ from edgevit.tuning.records import TuningLog, load_tuning_log
 
 if TYPE_CHECKING:
     from edgevit.accuracy.compare import AccuracyResult
+    from edgevit.compiler.program import KernelCall
     from edgevit.device.session import Session
     from edgevit.model import Model, TensorSpec
 
@@ -77,14 +79,11 @@ def compile_model(
 
 def build(model: Model, target: Target, linker: Linker, records: TuningLog, stage: Stage = lambda _: None) -> Artifact:
     """Compile without executing anything; the manifest says that no check was run."""
-    from edgevit.compiler.frontend import ENTRY, to_relax
-    from edgevit.compiler.lower import lower
+    from edgevit.compiler.lower import ENTRY, lower
     from edgevit.model import describe
 
-    stage("import")
-    mod = to_relax(model)
     stage("generate code")
-    lowered = lower(mod, target, records)
+    lowered = lower(model, target, records)
     stage("link")
     library = linker.link(lowered.executable)
     name = f"model{linker.suffix}"
@@ -107,6 +106,8 @@ def build(model: Model, target: Target, linker: Linker, records: TuningLog, stag
         target_fingerprint=target.fingerprint(),
         library=LibraryInfo(file=name, format="macho" if target.system == "macos" else "elf", entry=ENTRY),
         kernels=lowered.kernels,
+        program=tuple(_kernel_info(call) for call in lowered.calls),
+        workspace_bytes=lowered.workspace,
         tuning=TuningInfo(records_sha256=records.sha256, records=len(records)),
         tools={
             "edgevit": version("edgevit"),
@@ -117,6 +118,18 @@ def build(model: Model, target: Target, linker: Linker, records: TuningLog, stag
         files={name: file_info(library)},
     )
     return Artifact(manifest, {name: library})
+
+
+def _kernel_info(call: KernelCall) -> KernelInfo:
+    return KernelInfo(
+        kernel=call.kernel,
+        family=call.family,
+        workload=call.workload,
+        flops=call.flops,
+        bytes=call.bytes,
+        layers=call.layers,
+        tuned=call.tuned,
+    )
 
 
 def _verify(artifact: Artifact, model: Model, build_progress: Callable[[int, int], None] | None) -> NumericCheck:

@@ -1,18 +1,34 @@
-"""Lower a Relax module to machine code in object files."""
+"""From a model to machine code in object files.
+
+Nodes that kernel families cover run in segments: functions in machine code that call their kernels in order, with
+a static memory plan and all weights in one block. What no family covers goes through TVM's importer; Relax's
+virtual machine calls it between segments.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
-from edgevit.compiler.kernels import schedule_kernels
+from edgevit.compiler.entry import build_module, placeholder, segment_entry
+from edgevit.compiler.frontend import to_graph
+from edgevit.compiler.graph import Graph, Node, Tensor
+from edgevit.compiler.program import KernelCall, ProgramBuilder, Segment
+from edgevit.compiler.rest import import_nodes, schedule_rest
 from edgevit.compiler.rewrite import rewrite
-from edgevit.errors import ToolchainError
+from edgevit.errors import EdgevitError, ToolchainError
 from edgevit.target_schema import Target
 from edgevit.tuning.records import TuningLog
 
 if TYPE_CHECKING:
     import tvm
+
+    from edgevit.model import Model
+
+ENTRY = "main"
+"""Name of the function that computes the model."""
 
 
 @dataclass(frozen=True)
@@ -21,43 +37,39 @@ class Lowered:
 
     Attributes:
         executable: TVM's executable; its ``export_library`` hands object files to a linker.
-        kernels: number of kernels each family scheduled.
+        calls: kernels in execution order.
+        rest: nodes that went through TVM's importer, and what became of their kernels: how many each schedule took.
+        workspace: bytes of memory for values between kernels.
     """
 
     executable: tvm.runtime.Executable
-    kernels: dict[str, int]
+    calls: tuple[KernelCall, ...]
+    rest: tuple[Node, ...]
+    rest_kernels: dict[str, int]
+    workspace: int
+
+    @property
+    def kernels(self) -> dict[str, int]:
+        """Number of distinct kernels by family."""
+        counts: dict[str, int] = dict(self.rest_kernels)
+        for family in {call.kernel: call.family for call in self.calls}.values():
+            counts[family] = counts.get(family, 0) + 1
+        return dict(sorted(counts.items()))
 
 
-def to_kernels(mod: tvm.IRModule, target: Target, records: TuningLog) -> tuple[tvm.IRModule, dict[str, int]]:
-    """Rewrite the graph, turn operators into fused loops and schedule them."""
-    import tvm
-    from tvm import relax
-
-    fuse = tvm.transform.Sequential(
-        [
-            relax.transform.LegalizeOps(),
-            relax.transform.AnnotateTIROpPattern(),
-            relax.transform.FoldConstant(),
-            relax.transform.FuseOps(),
-            relax.transform.FuseTIR(),
-            relax.transform.DeadCodeElimination(),
-        ]
-    )
-    with tvm.target.Target(target.tvm_target()):
-        return schedule_kernels(fuse(rewrite(mod)), target, records)
-
-
-def lower(mod: tvm.IRModule, target: Target, records: TuningLog) -> Lowered:
-    """Generate code for every kernel and the program that calls them.
+def lower(model: Model, target: Target, records: TuningLog) -> Lowered:
+    """Rewrite the graph, write its kernels, generate code.
 
     Raises:
+        ModelError: TVM's importer refuses a node that no family covers.
         ToolchainError: TVM or LLVM refused.
     """
-    import tvm
-
     try:
-        scheduled, kernels = to_kernels(mod, target, records)
-        executable = tvm.compile(scheduled, target=tvm.target.Target(target.tvm_target()))
+        graph = to_graph(model)
+        rewrite(graph)
+        return _Lowering(graph, target, records).run()
+    except EdgevitError:
+        raise
     except (RuntimeError, ValueError, TypeError) as error:  # TVM's own errors are RuntimeErrors
         last = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise ToolchainError(
@@ -65,4 +77,93 @@ def lower(mod: tvm.IRModule, target: Target, records: TuningLog) -> Lowered:
             where=f"target {target.name}",
             advice="Rerun with --debug and report the traceback together with 'edgevit devices doctor --json'.",
         ) from error
-    return Lowered(executable, kernels)
+
+
+class _Lowering:
+    """Builds the Relax module around segments."""
+
+    def __init__(self, graph: Graph, target: Target, records: TuningLog) -> None:
+        from tvm import relax
+
+        self.graph = graph
+        self.target = target
+        self.program = ProgramBuilder(graph, target, records)
+        self.builder = relax.BlockBuilder()
+        self.values: dict[Tensor, Any] = {}
+        self.segments: list[Segment] = []
+        self.rest: list[Node] = []
+        self.bodies: dict[str, Any] = {}
+
+    def run(self) -> Lowered:
+        from tvm import relax
+
+        parts = [(covered, list(nodes)) for covered, nodes in groupby(self.graph.nodes, self.program.covers)]
+        self.segments = [self.program.segment(nodes) for covered, nodes in parts if covered]
+        weights = relax.const(self.program.weights.block()) if self.program.weights.size else None
+        inputs = [relax.Var(f"input{i}", _type(tensor)) for i, tensor in enumerate(self.graph.inputs)]
+        self.values.update(zip(self.graph.inputs, inputs, strict=True))
+        with self.builder.function(ENTRY, inputs):
+            with self.builder.dataflow():
+                segments = iter(self.segments)
+                for covered, nodes in parts:
+                    if covered:
+                        self._call_segment(next(segments), weights)
+                    else:
+                        self._call_rest(nodes)
+                results = [self.builder.emit_output(self._value(tensor)) for tensor in self.graph.outputs]
+            self.builder.emit_func_output(results[0] if len(results) == 1 else relax.Tuple(results))
+        module, rest_kernels = schedule_rest(self.builder.get(), self.target)
+        kernels = {self.program.variables[name]: function for name, function in self.program.functions.items()}
+        return Lowered(
+            build_module(module, self.target, kernels, self.bodies),
+            tuple(call.info for segment in self.segments for call in segment.calls),
+            tuple(self.rest),
+            rest_kernels,
+            max((segment.workspace for segment in self.segments), default=0),
+        )
+
+    def _call_segment(self, segment: Segment, weights: Any) -> None:
+        from tvm import relax
+
+        if not segment.calls:
+            return
+        name = f"segment{len(self.bodies)}"
+        self.bodies[name] = segment_entry(segment, self.program)
+        variable = self.builder.add_func(placeholder(self.bodies[name]), name)
+        arguments = [self._value(tensor) for tensor in segment.inputs] + ([weights] if weights is not None else [])
+        types = [_type(tensor) for tensor in segment.outputs]
+        if segment.workspace:
+            types.append(relax.TensorType((segment.workspace // 4,), "float32"))
+        result = self.builder.emit(relax.call_tir(variable, arguments, types if len(types) > 1 else types[0]))
+        for index, tensor in enumerate(segment.outputs):
+            self.values[tensor] = self.builder.emit(result[index]) if len(types) > 1 else result
+
+    def _call_rest(self, nodes: Sequence[Node]) -> None:
+        function, inputs, outputs = import_nodes(nodes, self.graph)
+        variable = self.builder.add_func(function, f"rest{len(self.rest)}")
+        self.rest += nodes
+        from tvm import ir
+
+        result = self.builder.emit(ir.Call(variable, [self._value(tensor) for tensor in inputs]))
+        for index, tensor in enumerate(outputs):
+            self.values[tensor] = self.builder.emit(result[index]) if len(outputs) > 1 else result
+
+    def _value(self, tensor: Tensor) -> Any:
+        from tvm import relax
+
+        if tensor.data is not None:
+            return relax.const(tensor.data)
+        if tensor in self.values:
+            return self.values[tensor]
+        root = self.program.root(tensor)
+        value = self._value(root)
+        self.values[tensor] = (
+            value if root.shape == tensor.shape else self.builder.emit(relax.op.reshape(value, tensor.shape))
+        )
+        return self.values[tensor]
+
+
+def _type(tensor: Tensor) -> Any:
+    from tvm import relax
+
+    return relax.TensorType(tensor.shape, tensor.dtype)

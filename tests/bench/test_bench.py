@@ -135,11 +135,11 @@ def test_a_peer_that_cannot_load_the_model_says_why(small_artifact: Artifact, tm
 
 def test_a_peer_that_dies_is_an_error_and_leaves_nothing(small_artifact: Artifact, onnx_file: Path) -> None:
     peer = Peer("edgevit.bench.ort_worker", onnx_file, small_artifact.manifest.inputs, 1)
-    peer._process.kill()
+    peer._channel.process.kill()
     with pytest.raises(EnvironmentFailure, match="peer's process ended"):
         peer.sample(1)
     peer.close()
-    assert peer._process.poll() is not None
+    assert peer._channel.process.poll() is not None
 
 
 @pytest.mark.emulated

@@ -1,72 +1,81 @@
-"""Kernel families: how loops are ordered, tiled, vectorised and spread over threads.
+"""Kernel families: code for one kind of operation on any target.
 
-A family recognises the kernels it knows and schedules them for a target's vector width, registers, caches
-and cores. ``FAMILIES`` is the order in which they are asked; the last one, ``default``, takes what no other
-family claims. What even that cannot improve keeps TVM's own loops and is counted as ``plain``.
+A family recognises the nodes it knows, names their workload, and writes a kernel for it from the target's vector
+width, registers, caches and cores. ``FAMILIES`` lists them; a node that none claims goes to TVM, whose loops
+:mod:`edgevit.compiler.kernels.default` schedules.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING, Protocol, cast
-
-from edgevit.compiler.kernels import default
-from edgevit.target_schema import Target
-from edgevit.tuning.records import Choice, TuningLog
+import hashlib
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
-    import tvm
-    from tvm import tirx
+    from edgevit.compiler.graph import Node
+    from edgevit.target_schema import Target
+    from edgevit.tuning.records import Choice
 
 
 class KernelFamily(Protocol):
-    """What every family module offers."""
+    """What every family module offers; ``pack`` is optional and reorders the node's constants."""
 
     NAME: str
     VERSION: int
     """Part of a workload's key: raised when old tuning records no longer apply."""
 
-    def schedule(self, func: tirx.PrimFunc, target: Target, choice: Choice | None) -> tirx.PrimFunc | None:
-        """Scheduled copy of ``func``, or None when the family does not know it.
+    def claim(self, node: Node) -> Any | None:
+        """Workload of a node, or None when the family does not know it."""
+        ...
 
-        ``choice`` is a tuned point of the family's space; None asks for the analytic default.
-        """
+    def space(self, workload: Any, target: Target) -> dict[str, tuple[int, ...]]:
+        """Choices a tuner may make, each valid with every other."""
+        ...
+
+    def analytic_default(self, workload: Any, target: Target) -> Choice:
+        """The choice for an untuned kernel."""
+        ...
+
+    def emit(self, workload: Any, target: Target, choice: Choice, name: str) -> Any:
+        """TIR function; its arguments are the node's inputs in order, then its outputs."""
         ...
 
 
-FAMILIES: tuple[KernelFamily, ...] = (cast("KernelFamily", default),)
+FAMILIES = (
+    "conv",
+    "depthwise",
+    "attention",
+    "matmul",
+    "normalise",
+    "softmax",
+    "reduce",
+    "pool",
+    "resize",
+    "pointwise",
+    "permute",
+    "copy",
+    "gather",
+)
+"""Modules of this package, in the order in which they are asked."""
 
 
-def schedule_kernels(mod: tvm.IRModule, target: Target, records: TuningLog) -> tuple[tvm.IRModule, dict[str, int]]:
-    """Schedule every kernel of a lowered module.
-
-    Returns:
-        The module with scheduled kernels, and how many kernels each family took.
-    """
-    from tvm import tirx
-
-    taken: Counter[str] = Counter()
-    for name, func in list(mod.functions_items()):
-        if isinstance(func, tirx.PrimFunc):
-            family, scheduled = _schedule_one(func, target, records)
-            taken[family] += 1
-            if scheduled is not None:
-                mod[name] = scheduled
-    return mod, dict(sorted(taken.items()))
+@cache
+def families() -> tuple[KernelFamily, ...]:
+    """The families' modules, imported when first needed."""
+    return tuple(cast("KernelFamily", import_module(f"{__name__}.{name}")) for name in FAMILIES)
 
 
-def workload_key(family: KernelFamily, func: tirx.PrimFunc) -> str:
-    """Name of what ``func`` computes, the same in every model that holds the same kernel."""
-    import tvm_ffi
+def claim(node: Node) -> tuple[KernelFamily, Any] | None:
+    """The first family that knows a node, and the node's workload."""
+    for family in families():
+        workload = family.claim(node)
+        if workload is not None:
+            return family, workload
+    return None
 
-    digest = tvm_ffi.structural_hash(func) & (2**64 - 1)
-    return f"{family.NAME}/{family.VERSION}/{digest:016x}"
 
-
-def _schedule_one(func: tirx.PrimFunc, target: Target, records: TuningLog) -> tuple[str, tirx.PrimFunc | None]:
-    for family in FAMILIES:
-        choice = records.best(workload_key(family, func)) if records else None
-        scheduled = family.schedule(func, target, choice)
-        if scheduled is not None:
-            return family.NAME, scheduled
-    return "plain", None
+def workload_key(family: KernelFamily, workload: Any) -> str:
+    """Name of what a kernel computes, the same in every model that holds the same kernel."""
+    digest = hashlib.sha256(repr(workload).encode()).hexdigest()[:16]
+    return f"{family.NAME}/{family.VERSION}/{digest}"

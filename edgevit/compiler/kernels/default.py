@@ -8,6 +8,8 @@ accumulators, the vectors they consume and one broadcast must fit together.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from edgevit.target_schema import Target
@@ -17,9 +19,26 @@ if TYPE_CHECKING:
     from tvm import s_tir, tirx
 
 NAME = "default"
-VERSION = 1
 
 _VECTORS = 2
+
+
+def schedule_kernels(module: Any, target: Target, skip: Collection[str] = ()) -> tuple[Any, dict[str, int]]:
+    """Schedule every loop nest of a lowered module, except those named in ``skip``.
+
+    Returns:
+        The module, and the number of kernels that were scheduled (``default``) or kept TVM's loops (``plain``).
+    """
+    from tvm import tirx
+
+    taken: Counter[str] = Counter()
+    for name, func in list(module.functions_items()):
+        if isinstance(func, tirx.PrimFunc) and name.name_hint not in skip:
+            scheduled = schedule(func, target, None)
+            taken["plain" if scheduled is None else NAME] += 1
+            if scheduled is not None:
+                module[name] = scheduled
+    return module, dict(sorted(taken.items()))
 
 
 def space(target: Target) -> dict[str, tuple[int, ...]]:

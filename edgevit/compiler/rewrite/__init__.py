@@ -1,19 +1,32 @@
-"""Graph rewrites on the imported model, before operators become loops.
+"""Graph rewrites: from ONNX operators to edgevit's.
 
-Each rewrite is one idea in one file: a TVM pass over a Relax module that leaves the function it computes
-unchanged. ``REWRITES`` is their order; a new one joins by being listed there.
+Each rewrite is one idea in one file: a function that changes a :class:`~edgevit.compiler.graph.Graph` in place and
+leaves what it computes unchanged. ``REWRITES`` is their order; a new one joins by being listed there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from edgevit.compiler.rewrite.normalise import normalise
-
-if TYPE_CHECKING:
-    import tvm
+from edgevit.compiler.graph import Graph
+from edgevit.compiler.rewrite import (
+    activations,
+    attention,
+    batch_norm,
+    channels_last,
+    constants,
+    decompose,
+    elementwise,
+    fuse,
+    layer_norm,
+    linear,
+    merge_linear,
+    movement,
+    pads,
+    reductions,
+    sink,
+)
 
 
 @dataclass(frozen=True)
@@ -22,18 +35,34 @@ class Rewrite:
 
     Attributes:
         name: how reports and ``docs`` refer to it.
-        apply: Relax module in, equivalent Relax module out.
+        apply: changes a graph in place.
     """
 
     name: str
-    apply: Callable[[tvm.IRModule], tvm.IRModule]
+    apply: Callable[[Graph], None]
 
 
-REWRITES: tuple[Rewrite, ...] = (Rewrite("normalise", normalise),)
+REWRITES: tuple[Rewrite, ...] = (
+    Rewrite("constants", constants.apply),
+    Rewrite("batch_norm", batch_norm.apply),
+    Rewrite("pads", pads.apply),
+    Rewrite("decompose", decompose.apply),
+    Rewrite("activations", activations.apply),
+    Rewrite("layer_norm", layer_norm.apply),
+    Rewrite("linear", linear.apply),
+    Rewrite("reductions", reductions.apply),
+    Rewrite("elementwise", elementwise.apply),
+    Rewrite("movement", movement.apply),
+    Rewrite("channels_last", channels_last.apply),
+    Rewrite("attention", attention.apply),
+    Rewrite("sink", sink.apply),
+    Rewrite("fuse", fuse.apply),
+    Rewrite("merge_linear", merge_linear.apply),
+)
 
 
-def rewrite(mod: tvm.IRModule) -> tvm.IRModule:
+def rewrite(graph: Graph) -> None:
     """Apply every rewrite in order."""
     for step in REWRITES:
-        mod = step.apply(mod)
-    return mod
+        step.apply(graph)
+        graph.prune()

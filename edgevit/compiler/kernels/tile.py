@@ -1,0 +1,203 @@
+"""The register tile that convolutions and matrix products share.
+
+A tile computes ``rows`` × ``columns`` results: it keeps one accumulator per row and vector of columns in
+registers, and for every step of the reduction loads one vector of weights per column vector and one scalar per
+row, which it spreads over the lanes. Weights come packed in panels, so that a step's vectors lie side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+
+from edgevit.compiler.kernels.builder import Expr, KernelBuilder, powers_of_two
+from edgevit.target_schema import Target
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How the columns of one panel lie in vectors.
+
+    Attributes:
+        lanes: of every vector.
+        valid: elements of every vector that are columns; the rest is padding.
+        start: first column.
+    """
+
+    lanes: tuple[int, ...]
+    valid: tuple[int, ...]
+    start: int
+
+    @property
+    def packed(self) -> int:
+        """Elements that one step of the packed panel takes."""
+        return sum(self.lanes)
+
+    @property
+    def count(self) -> int:
+        """Columns."""
+        return sum(self.valid)
+
+
+def split_columns(count: int, lanes: int, vectors: int) -> list[Columns]:
+    """Panels of at most ``vectors`` vectors for ``count`` columns.
+
+    All panels but the last are whole. What is left over becomes one narrower vector where a power of two fits it
+    exactly, else the next larger one.
+    """
+    whole, rest = divmod(count, lanes)
+    widths = [(lanes, lanes)] * whole
+    if rest:
+        widths.append((1 << (rest - 1).bit_length(), rest))
+    panels, start = [], 0
+    for first in range(0, len(widths), vectors):
+        part = widths[first : first + vectors]
+        panels.append(Columns(tuple(w for w, _ in part), tuple(v for _, v in part), start))
+        start += panels[-1].count
+    return panels
+
+
+def pack_panels(matrix: np.ndarray[Any, Any], panels: Sequence[Columns]) -> np.ndarray[Any, Any]:
+    """Flat panels of a matrix (steps, columns): panel after panel, step after step, padded with zeros."""
+    steps = matrix.shape[0]
+    parts = []
+    for panel in panels:
+        packed = np.zeros((steps, panel.packed), matrix.dtype)
+        source, place = panel.start, 0
+        for lanes, valid in zip(panel.lanes, panel.valid, strict=True):
+            packed[:, place : place + valid] = matrix[:, source : source + valid]
+            source, place = source + valid, place + lanes
+        parts.append(packed.reshape(-1))
+    return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A stretch of the reduction in which both operands advance by one element a step.
+
+    Attributes:
+        length: steps.
+        row: index in ``buffer`` of row r's first element.
+        buffer: the left operand.
+        panel: index of the first step's vectors in the packed panel.
+    """
+
+    length: int
+    row: Callable[[int], Expr]
+    buffer: Any
+    panel: Expr
+
+
+class Tile:
+    """Accumulators of ``rows`` × ``columns`` results in registers.
+
+    Args:
+        builder: kernel under construction; the tile's registers are declared here.
+        rows: results in the other direction.
+        columns: vectors in a row.
+        dtype: of operands and accumulators.
+    """
+
+    def __init__(self, builder: KernelBuilder, rows: int, columns: Columns, dtype: str = "float32") -> None:
+        self.rows = rows
+        self.columns = columns
+        self._builder = builder
+        self._dtype = dtype
+        self._registers = builder.registers(rows * columns.packed, dtype, "accumulators")
+
+    def start(self, value: Callable[[int], Expr]) -> None:
+        """Set the accumulators of column vector v to ``value(v)`` in every row."""
+        for vector, lanes in enumerate(self.columns.lanes):
+            initial = self._builder.bind(value(vector), "start")
+            for row in range(self.rows):
+                self._builder.store(self._registers, self._place(row, vector), initial, lanes)
+
+    def start_zero(self) -> None:
+        """Set all accumulators to zero."""
+        self.start(lambda v: self._builder.constant(0.0, self._dtype, self.columns.lanes[v]))
+
+    def accumulate(self, run: Run, weights: Any, unroll: int = 1) -> None:
+        """Add the products of one run of the reduction."""
+        builder = self._builder
+        rows = [builder.bind(run.row(row), "row") if self.rows > 1 else run.row(row) for row in range(self.rows)]
+        whole = run.length // unroll
+        with builder.loop(whole, "k") as k:
+            for step in range(unroll):
+                self._step(run, weights, rows, k * unroll + step)
+        for step in range(whole * unroll, run.length):
+            self._step(run, weights, rows, tirx.const(step, "int32"))
+
+    def _step(self, run: Run, weights: Any, rows: list[Expr], k: Expr) -> None:
+        builder = self._builder
+        place, vectors = run.panel + k * self.columns.packed, []
+        for lanes in self.columns.lanes:
+            vectors.append(builder.bind(builder.load(weights, place, lanes), "weights"))
+            place = place + lanes
+        for row in range(self.rows):
+            scalar = builder.bind(builder.load(run.buffer, rows[row] + k), "scalar")
+            for vector, lanes in enumerate(self.columns.lanes):
+                where = self._place(row, vector)
+                sum_ = builder.load(self._registers, where, lanes) + builder.splat(scalar, lanes) * vectors[vector]
+                builder.store(self._registers, where, sum_, lanes)
+
+    def result(self, row: int, vector: int) -> Expr:
+        """Accumulators of one row and column vector."""
+        return self._builder.load(self._registers, self._place(row, vector), self.columns.lanes[vector])
+
+    def _place(self, row: int, vector: int) -> int:
+        return row * self.columns.packed + sum(self.columns.lanes[:vector])
+
+
+def load_first(load: Callable[[int, int], Expr], lanes: int, count: int) -> Expr:
+    """Vector whose first ``count`` of ``lanes`` elements are read; the others repeat some of those.
+
+    Args:
+        load: reads ``width`` elements from offset ``first``: ``load(first, width)``.
+        lanes: of the result.
+        count: elements that may be read.
+    """
+    if count == lanes:
+        return load(0, lanes)
+    parts, first = [], 0
+    for width in powers_of_two(count):
+        part = load(first, width)
+        parts.append(part)
+        first += width
+    while first < lanes:  # a shuffle may not have more lanes than its operands together
+        parts.append(parts[0])
+        first += parts[0].ty.dtype.lanes if count > 1 else 1
+    order = [min(lane, count - 1) for lane in range(lanes)]
+    return tirx.Shuffle(parts, [tirx.const(lane, "int32") for lane in order])
+
+
+def best_tile(row_count: int, column_count: int, target: Target, element_bits: int = 32) -> tuple[int, int]:
+    """Rows and vectors of the tile with the fewest estimated cycles on the target.
+
+    A step costs its multiply-adds or its loads, whichever is more, at two of each per cycle, plus a little for
+    the loop; edges that do not fill a tile cost what their own smaller tiles do.
+    """
+    lanes, registers = target.vector.lanes(element_bits), target.vector.registers
+    best, best_cost = (1, 1), float("inf")
+    for vectors in range(1, 7):
+        for rows in range(1, 17):
+            if rows * vectors + vectors + 1 > registers:
+                continue
+            cost = 0.0
+            full, rest = divmod(row_count, rows)
+            for panel in split_columns(column_count, lanes, vectors):
+                used = len(panel.lanes)
+                cost += full * _step_cycles(rows, used) + (_step_cycles(rest, used) if rest else 0.0)
+            if cost < best_cost * 0.999:
+                best, best_cost = (rows, vectors), cost
+    return best
+
+
+def _step_cycles(rows: int, vectors: int) -> float:
+    # Fused multiply-add takes four cycles on current cores: fewer than eight accumulators cannot keep two busy.
+    multiply = max(rows * vectors, 8) / 2
+    loads = (rows + vectors) / 2
+    return max(multiply, loads) + 0.15 * loads + 0.5

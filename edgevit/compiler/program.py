@@ -1,0 +1,198 @@
+"""From a rewritten graph to kernels, packed weights and the order of calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tvm.ir import GlobalVar
+
+from edgevit.compiler.graph import Graph, Node, Tensor
+from edgevit.compiler.kernels import KernelFamily, claim, workload_key
+from edgevit.compiler.memory import Lifetime, aligned, plan
+from edgevit.target_schema import Target
+from edgevit.tuning.records import TuningLog
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """One call of the finished program, as profiles and summaries show it.
+
+    Attributes:
+        kernel: its function.
+        family: that wrote it.
+        workload: key under which tuning records know it.
+        flops: two per multiply-accumulate.
+        bytes: inputs, weights and outputs, each moved once.
+        layers: the model's nodes that it computes.
+        tuned: whether a tuning record chose its shape.
+    """
+
+    kernel: str
+    family: str
+    workload: str
+    flops: int
+    bytes: int
+    layers: tuple[str, ...]
+    tuned: bool = False
+
+
+@dataclass
+class Place:
+    """Where a tensor lies: in one of a segment's buffers, at a byte offset."""
+
+    buffer: str | Tensor
+    offset: int
+
+
+@dataclass
+class Call:
+    """A kernel and its arguments' places, outputs last."""
+
+    function: str
+    arguments: list[Place]
+    info: KernelCall
+
+
+@dataclass
+class Segment:
+    """Consecutive kernel calls that run without leaving machine code.
+
+    Attributes:
+        inputs: values that come from outside.
+        outputs: values that others need; those that only reshape one of them are not listed.
+        calls: in order.
+        workspace: bytes for the values in between.
+    """
+
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    calls: list[Call] = field(default_factory=list)
+    workspace: int = 0
+
+
+WORKSPACE, WEIGHTS = "workspace", "weights"
+
+
+class Weights:
+    """All constants of a program in one block of bytes; equal ones are kept once."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._offsets: dict[bytes, int] = {}
+        self.size = 0
+
+    def add(self, data: np.ndarray[Any, Any]) -> int:
+        """Byte offset of ``data``, aligned to cache lines."""
+        content = np.ascontiguousarray(data).tobytes()
+        if content not in self._offsets:
+            self._offsets[content] = self.size
+            padding = aligned(max(len(content), 1)) - len(content)
+            self._parts.append(content + bytes(padding))
+            self.size += len(content) + padding
+        return self._offsets[content]
+
+    def block(self) -> np.ndarray[Any, Any]:
+        """Everything, as float32 words."""
+        return np.frombuffer(b"".join(self._parts) or bytes(64), dtype=np.float32)
+
+
+class ProgramBuilder:
+    """Chooses a kernel for every node and lays out what they need.
+
+    Args:
+        graph: rewritten.
+        target: to compile for.
+        records: tuning records, consulted for each workload.
+    """
+
+    def __init__(self, graph: Graph, target: Target, records: TuningLog) -> None:
+        self.graph = graph
+        self.target = target
+        self.records = records
+        self.functions: dict[str, Any] = {}
+        self.variables: dict[str, Any] = {}
+        self.weights = Weights()
+        self._claims: dict[Node, tuple[KernelFamily, Any]] = {}
+        self._known: dict[tuple[Any, ...], str] = {}
+        self._aliases: dict[Tensor, Tensor] = {}
+        self._claim_all()
+
+    def covers(self, node: Node) -> bool:
+        """Whether a family has claimed the node, or it moves nothing."""
+        return node.op == "reshape" or node in self._claims
+
+    def segment(self, nodes: Sequence[Node]) -> Segment:
+        """Lay out consecutive nodes that are all covered."""
+        work = [node for node in nodes if node.op != "reshape"]
+        defined = {tensor: step for step, node in enumerate(work) for tensor in node.outputs}
+        read = dict.fromkeys(self.root(t) for n in work for t in n.inputs if t is not None and not t.is_constant)
+        needed = {self.root(t) for node in nodes for t in node.outputs if self._needed_outside(t, nodes)}
+        segment = Segment([t for t in read if t not in defined], sorted(needed & set(defined), key=defined.__getitem__))
+        places = self._places(segment, work)
+        for node in work:
+            segment.calls.append(self._call(node, places))
+        return segment
+
+    def root(self, tensor: Tensor) -> Tensor:
+        """The value whose memory ``tensor`` shares."""
+        while tensor in self._aliases:
+            tensor = self._aliases[tensor]
+        return tensor
+
+    def _claim_all(self) -> None:
+        for node in self.graph.nodes:
+            if node.op == "reshape":
+                source = node.input(0)
+                self._aliases[node.output] = source
+            else:
+                found = claim(node)
+                if found is not None:
+                    self._claims[node] = found
+
+    def _needed_outside(self, tensor: Tensor, nodes: Sequence[Node]) -> bool:
+        inside = {id(node) for node in nodes}
+        return self.graph.is_output(tensor) or any(id(user) not in inside for user in self.graph.users(tensor))
+
+    def _places(self, segment: Segment, work: Sequence[Node]) -> dict[Tensor, Place]:
+        places = {tensor: Place(tensor, 0) for tensor in (*segment.inputs, *segment.outputs)}
+        last = {self.root(t): step for step, node in enumerate(work) for t in node.inputs if t is not None}
+        inner = [(t, step) for step, n in enumerate(work) for t in n.outputs if t not in places]
+        blocks = [Lifetime(byte_size(t), step, last.get(t, step)) for t, step in inner]
+        offsets, segment.workspace = plan(blocks)
+        for (tensor, _), offset in zip(inner, offsets, strict=True):
+            places[tensor] = Place(WORKSPACE, offset)
+        return places
+
+    def _call(self, node: Node, places: dict[Tensor, Place]) -> Call:
+        family, workload = self._claims[node]
+        key = workload_key(family, workload)
+        choice = self.records.best(key) if self.records else None
+        tuned = choice is not None
+        choice = choice if choice is not None else family.analytic_default(workload, self.target)
+        identity = (family.NAME, workload, tuple(sorted(choice.items())))
+        if identity not in self._known:
+            name = f"{family.NAME}_{len(self._known)}"
+            self.functions[name] = family.emit(workload, self.target, choice, name)
+            self.variables[name] = GlobalVar(name)
+            self._known[identity] = name
+        constants = [t.data for t in node.inputs if t is not None and t.data is not None]
+        pack = getattr(family, "pack", None)
+        packed = iter(pack(workload, self.target, choice, constants) if pack and constants else constants)
+        arguments = []
+        for tensor in node.inputs:
+            if tensor is not None:
+                constant = tensor.is_constant
+                arguments.append(
+                    Place(WEIGHTS, self.weights.add(next(packed))) if constant else places[self.root(tensor)]
+                )
+        arguments += [places[tensor] for tensor in node.outputs]
+        info = KernelCall(self._known[identity], family.NAME, key, workload.flops, workload.bytes, node.layers, tuned)
+        return Call(self._known[identity], arguments, info)
+
+
+def byte_size(tensor: Tensor) -> int:
+    """Bytes of a tensor's elements."""
+    return tensor.size * np.dtype(tensor.dtype).itemsize

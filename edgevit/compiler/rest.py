@@ -1,0 +1,107 @@
+"""Nodes that no kernel family covers: imported by TVM, scheduled by the family of last resort."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from edgevit.compiler.graph import Graph, Node, Tensor
+from edgevit.errors import ModelError
+from edgevit.target_schema import Target
+
+
+def import_nodes(nodes: Sequence[Node], graph: Graph) -> tuple[Any, list[Tensor], list[Tensor]]:
+    """Relax function for some consecutive nodes, the values it takes and those it returns.
+
+    Raises:
+        ModelError: TVM's importer refuses them.
+    """
+    from tvm.relax.frontend.onnx import from_onnx
+
+    proto, inputs, outputs = to_onnx(nodes, graph)
+    try:
+        module = from_onnx(proto, keep_params_in_input=False, sanitize_input_names=True)
+    except Exception as error:  # the importer raises whatever its operator converters raise
+        raise ModelError(
+            f"TVM cannot import this model: {_last_line(error)}.",
+            where=", ".join(layer for node in nodes for layer in node.layers)[:200],
+            advice="Run 'edgevit info' on it; exporting with a lower opset or simpler operators often helps.",
+        ) from error
+    return module["main"].without_attr("global_symbol"), inputs, outputs
+
+
+def to_onnx(nodes: Sequence[Node], graph: Graph) -> tuple[Any, list[Tensor], list[Tensor]]:
+    """ONNX model of some nodes, the values it takes and those it returns."""
+    from onnx import helper, numpy_helper
+
+    inside = {tensor for node in nodes for tensor in node.outputs}
+    members = {id(node) for node in nodes}
+    reads = dict.fromkeys(tensor for node in nodes for tensor in node.inputs if tensor is not None)
+    inputs = [tensor for tensor in reads if not tensor.is_constant and tensor not in inside]
+    outputs = [
+        tensor
+        for tensor in dict.fromkeys(t for node in nodes for t in node.outputs)
+        if graph.is_output(tensor) or any(id(user) not in members for user in graph.users(tensor))
+    ]
+    names = {tensor: f"value{index}" for index, tensor in enumerate([*reads, *(inside - reads.keys())])}
+    proto_nodes = [
+        helper.make_node(
+            node.op,
+            [names[tensor] if tensor is not None else "" for tensor in node.inputs],
+            [names[tensor] for tensor in node.outputs],
+            domain=node.domain,
+            **node.attrs,
+        )
+        for node in nodes
+    ]
+    constants = [numpy_helper.from_array(t.data, names[t]) for t in reads if t.data is not None]
+    graph_proto = helper.make_graph(
+        proto_nodes, "rest", [_info(t, names) for t in inputs], [_info(t, names) for t in outputs], constants
+    )
+    opsets = [helper.make_opsetid("", graph.opset)]
+    return helper.make_model(graph_proto, opset_imports=opsets), inputs, outputs
+
+
+def schedule_rest(module: Any, target: Target) -> tuple[Any, dict[str, int]]:
+    """Turn what TVM imported into scheduled loops; a module without such operators stays as it is.
+
+    Returns:
+        The module, and how many kernels each schedule took.
+    """
+    import tvm
+    from tvm import relax
+
+    from edgevit.compiler.kernels.default import schedule_kernels
+
+    ours = {name.name_hint for name in module.get_global_vars() if name.name_hint.startswith("segment")}
+    if len(module.get_global_vars()) == len(ours) + 1:
+        return module, {}
+    fuse = tvm.transform.Sequential(
+        [
+            relax.transform.InlinePrivateFunctions(),
+            relax.transform.DecomposeOpsForInference(),
+            relax.transform.FoldConstant(),
+            relax.transform.LegalizeOps(),
+            relax.transform.AnnotateTIROpPattern(),
+            relax.transform.FoldConstant(),
+            relax.transform.FuseOps(),
+            relax.transform.FuseTIR(),
+            relax.transform.DeadCodeElimination(),
+        ]
+    )
+    with tvm.target.Target(target.tvm_target()):
+        return schedule_kernels(fuse(module), target, skip=ours)
+
+
+def _info(tensor: Tensor, names: dict[Tensor, str]) -> Any:
+    import numpy as np
+    from onnx import helper
+
+    return helper.make_tensor_value_info(
+        names[tensor], helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype)), tensor.shape
+    )
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else type(error).__name__
