@@ -162,6 +162,8 @@ class Manifest(_Schema):
         precision: ``fp32``, ``fp16`` or ``int8``: of the weights.
         kernels: number of distinct kernels by the family that wrote them.
         program: kernel calls in order; operators that TVM's own loops compute are not among them.
+        macs: multiply-accumulates by kernel family; ``tvm`` for what no family covers.
+        rest: nodes that no family covers, by operator.
         workspace_bytes: memory for values between kernels.
         tools: version of everything that shaped the bytes.
         files: every file of the artifact except the manifest.
@@ -179,6 +181,8 @@ class Manifest(_Schema):
     library: LibraryInfo
     kernels: dict[str, NonNegativeInt]
     program: tuple[KernelInfo, ...] = ()
+    macs: dict[str, NonNegativeInt] = {}
+    rest: dict[str, NonNegativeInt] = {}
     workspace_bytes: NonNegativeInt = 0
     tuning: TuningInfo
     tools: dict[str, str]

@@ -34,6 +34,7 @@ def compile_command(
 
     from edgevit.cli.output import console, print_json, steps
     from edgevit.compiler.compile import compile_model
+    from edgevit.compiler.roads import Roads
     from edgevit.model import load, parse_shapes
     from edgevit.report.units import size
     from edgevit.sources import remember
@@ -66,6 +67,7 @@ def compile_command(
         soft_wrap=True,
     )
     printer.print(_kernels_line(artifact), soft_wrap=True)
+    printer.print(f"MACs: {Roads(artifact.manifest.macs, artifact.manifest.rest).sentence()}", soft_wrap=True)
     printer.print(_check_line(artifact), soft_wrap=True)
 
 

@@ -23,15 +23,21 @@ def info(
 ) -> None:
     """Describe a model; exit code 1 if it holds operators the compiler cannot take."""
     from edgevit.cli.output import console, print_json
+    from edgevit.compiler.roads import roads
     from edgevit.errors import CheckFailed
     from edgevit.model import describe, load, parse_shapes
 
-    report = describe(load(model, shapes=parse_shapes(shape or []), audit=False))
+    loaded = load(model, shapes=parse_shapes(shape or []), audit=False)
+    report = describe(loaded)
+    found = roads(loaded) if report.compilable else None
     if as_json:
-        print_json({**report.model_dump(mode="json"), "compilable": report.compilable})
+        said = {"macs": found.macs, "rest": found.rest} if found else None
+        print_json({**report.model_dump(mode="json"), "compilable": report.compilable, "roads": said})
     else:
         for table in _tables(report):
             console().print(table)
+        if found:
+            console().print(f"  [bold]MACs by kernel family[/]  {found.sentence()}", soft_wrap=True)
     if not report.compilable:
         raise CheckFailed(
             f"{len(report.unsupported)} nodes have operators the compiler cannot take.",

@@ -107,6 +107,8 @@ def build(model: Model, target: Target, linker: Linker, records: TuningLog, stag
         library=LibraryInfo(file=name, format="macho" if target.system == "macos" else "elf", entry=ENTRY),
         kernels=lowered.kernels,
         program=tuple(_kernel_info(call) for call in lowered.calls),
+        macs=lowered.roads.macs,
+        rest=lowered.roads.rest,
         workspace_bytes=lowered.workspace,
         tuning=TuningInfo(records_sha256=records.sha256, records=len(records)),
         tools={

@@ -7,6 +7,7 @@ virtual machine calls it between segments.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,6 +19,7 @@ from edgevit.compiler.graph import Graph, Node, Tensor
 from edgevit.compiler.program import KernelCall, ProgramBuilder, Segment
 from edgevit.compiler.rest import import_nodes, schedule_rest
 from edgevit.compiler.rewrite import rewrite
+from edgevit.compiler.roads import MULTIPLYING, Roads, operators, with_rest
 from edgevit.errors import EdgevitError, ToolchainError
 from edgevit.target_schema import Target
 from edgevit.tuning.records import TuningLog
@@ -38,13 +40,14 @@ class Lowered:
     Attributes:
         executable: TVM's executable; its ``export_library`` hands object files to a linker.
         calls: kernels in execution order.
-        rest: nodes that went through TVM's importer, and what became of their kernels: how many each schedule took.
+        roads: which share of the work runs in whose code.
+        rest_kernels: kernels of what TVM imported, by the schedule they took.
         workspace: bytes of memory for values between kernels.
     """
 
     executable: tvm.runtime.Executable
     calls: tuple[KernelCall, ...]
-    rest: tuple[Node, ...]
+    roads: Roads
     rest_kernels: dict[str, int]
     workspace: int
 
@@ -117,10 +120,17 @@ class _Lowering:
         return Lowered(
             build_module(module, self.target, kernels, self.bodies),
             tuple(call.info for segment in self.segments for call in segment.calls),
-            tuple(self.rest),
+            self._roads(),
             rest_kernels,
             max((segment.workspace for segment in self.segments), default=0),
         )
+
+    def _roads(self) -> Roads:
+        macs: Counter[str] = Counter()
+        for call in (call for segment in self.segments for call in segment.calls):
+            if call.info.family in MULTIPLYING:
+                macs[call.info.family] += call.info.flops // 2
+        return Roads(with_rest(macs, self.rest, self.graph), operators(self.rest))
 
     def _call_segment(self, segment: Segment, weights: Any) -> None:
         from tvm import relax

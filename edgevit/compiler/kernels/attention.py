@@ -190,11 +190,13 @@ def analytic_default(workload: Workload, target: Target) -> Choice:
         def blocking(rows: int) -> Blocking:
             return _blocking(workload, target, {"vectors": vectors, "key_rows": rows, "value_rows": rows, "chunks": 1})
 
+        tiles = [(rows, blocking(rows)) for rows in choices["key_rows"]]
         scores, key_rows = min(
-            (_cycles(workload.keys, blocking(r).key_tile(vectors), vectors), r) for r in choices["key_rows"]
+            (_cycles(workload.keys, tile.key_tile(vectors), vectors, tile.by_lane), rows) for rows, tile in tiles
         )
+        tiles = [(rows, blocking(rows)) for rows in choices["value_rows"]]
         values, value_rows = min(
-            (_cycles(workload.value_dim, blocking(r).value_tile(vectors), vectors), r) for r in choices["value_rows"]
+            (_cycles(workload.value_dim, tile.value_tile(vectors), vectors, tile.by_lane), rows) for rows, tile in tiles
         )
         return scores * workload.dim + values * workload.keys, key_rows, value_rows
 
@@ -223,12 +225,13 @@ def _busiest_core(blocks: int, chunks: int, groups: int, cores: int) -> float:
     return max(sum(sizes[first : first + each]) for first in range(0, len(sizes), each))
 
 
-def _cycles(count: int, rows: int, vectors: int) -> float:
+def _cycles(count: int, rows: int, vectors: int, by_lane: bool) -> float:
     """Estimated cycles of one step of the reduction over all tiles of ``count`` rows."""
 
     def step(used: int) -> float:
         # Two multiply-adds of latency four and two loads per cycle.
-        return max(max(used * vectors, 8) / 2, (used + vectors) / 2) + 0.15 * (used + vectors) / 2 + 0.5
+        loads = vectors + (used // 4 + used % 4 if by_lane else used)
+        return max(max(used * vectors, 8) / 2, loads / 2) + 0.15 * loads / 2 + 0.5
 
     whole, rest = divmod(count, rows)
     return whole * step(rows) + (step(rest) if rest else 0.0)

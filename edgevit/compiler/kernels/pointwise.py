@@ -14,7 +14,7 @@ import numpy as np
 
 from edgevit.compiler.graph import Node
 from edgevit.compiler.kernels.builder import Expr, KernelBuilder
-from edgevit.compiler.kernels.pointwise_ops import apply_program, is_supported, operand_strides
+from edgevit.compiler.kernels.pointwise_ops import apply_program, bind, is_supported, operand_strides
 from edgevit.compiler.kernels.runs import Pieces, Step, contiguous_strides, emit_runs, merge_axes
 from edgevit.compiler.pointwise import Pointwise
 from edgevit.target_schema import Target
@@ -97,7 +97,7 @@ def emit(workload: Workload, target: Target, choice: Choice, name: str) -> Any:
                 for shift, lanes in pieces
             ]
             results = [
-                builder.bind(apply_program(builder, program, operands, lanes))
+                bind(builder, apply_program(builder, program, operands, lanes))
                 for operands, (_, lanes) in zip(values, pieces, strict=True)
             ]
             for result, (shift, lanes) in zip(results, pieces, strict=True):

@@ -19,7 +19,7 @@ from edgevit.compiler.kernels import functions
 from edgevit.compiler.kernels.builder import Expr, KernelBuilder
 from edgevit.compiler.pointwise import Operand, Pointwise
 
-Emitter = Callable[[Sequence[Expr], Sequence[float], str], Expr]
+Emitter = Callable[[KernelBuilder, Sequence[Expr], Sequence[float], str], Expr]
 """Result from arguments (each cheap to repeat), parameters and the result's type, lanes included."""
 
 Loader = Callable[[tuple[Expr, ...], int], Expr]
@@ -42,12 +42,13 @@ def apply_program(builder: KernelBuilder, program: Pointwise, values: Sequence[E
         lanes: of the result.
     """
     uses = Counter(index for term in program.terms for index in term.args)
-    known = [builder.bind(value) if uses[index] else value for index, value in enumerate(values)]
+    known = [bind(builder, value) if uses[index] else value for index, value in enumerate(values)]
     for position, term in enumerate(program.terms):
         operation = OPERATIONS[term.op]
-        value = operation.emit([known[index] for index in term.args], term.params, typed(term.dtype, lanes))
+        args = [known[index] for index in term.args]
+        value = operation.emit(builder, args, term.params, typed(term.dtype, lanes))
         last = position == len(program.terms) - 1
-        known.append(value if last or term.op == "constant" else builder.bind(value))
+        known.append(value if last or term.op == "constant" else bind(builder, value))
     return known[-1] if program.terms else known[0]
 
 
@@ -80,6 +81,32 @@ def operand_loader(builder: KernelBuilder, operand: Operand, buffer: Any, out_sh
         return builder.splat(builder.load(buffer, index), lanes)
 
     return load
+
+
+def bind(builder: KernelBuilder, value: Expr) -> Expr:
+    """Name for a value, except for vectors of truth values, which TVM cannot name: they are cheap to repeat."""
+    return value if str(value.ty).startswith("boolx") else builder.bind(value)
+
+
+def call(builder: KernelBuilder, function: Callable[..., Expr], x: Expr, *params: float) -> Expr:
+    """Elementary function of a float; float16 is computed in float32.
+
+    What the function names inside its expression becomes statements: TVM's simplifier trips over names in the
+    middle of a named expression.
+    """
+    given = str(x.ty)
+    wide = given.replace("float16", "float32")
+    value = function(x if wide == given else builder.bind(x.astype(wide)), *params)
+    names: dict[Any, Expr] = {}
+    while isinstance(value, tirx.Let):
+        names[value.var] = builder.bind(_substitute(value.value, names))
+        value = value.body
+    value = _substitute(value, names)
+    return value if wide == given else value.astype(given)
+
+
+def _substitute(value: Expr, names: dict[Any, Expr]) -> Expr:
+    return tirx.stmt_functor.substitute(value, names) if names else value
 
 
 def typed(dtype: str, lanes: int) -> str:
@@ -127,23 +154,23 @@ def _widened(emit: Callable[..., Expr], args: Sequence[Expr]) -> Expr:
 
 
 def _unary(emit: Callable[[Expr], Expr]) -> Operation:
-    return Operation(1, lambda args, _params, _dtype: emit(args[0]))
+    return Operation(1, lambda _builder, args, _params, _dtype: emit(args[0]))
 
 
 def _binary(emit: Callable[[Expr, Expr], Expr]) -> Operation:
-    return Operation(2, lambda args, _params, _dtype: emit(*args))
+    return Operation(2, lambda _builder, args, _params, _dtype: emit(*args))
 
 
 def _function(function: Callable[..., Expr]) -> Operation:
     """Elementary function of floats; the term's parameters follow its argument."""
-    return Operation(1, lambda args, params, _dtype: function(args[0], *params))
+    return Operation(1, lambda builder, args, params, _dtype: call(builder, function, args[0], *params))
 
 
 def _library(function: Callable[..., Expr], arity: int) -> Operation:
-    return Operation(arity, lambda args, _params, _dtype: _widened(function, args))
+    return Operation(arity, lambda _builder, args, _params, _dtype: _widened(function, args))
 
 
-def _constant(_args: Sequence[Expr], params: Sequence[float], dtype: str) -> Expr:
+def _constant(_builder: KernelBuilder, _args: Sequence[Expr], params: Sequence[float], dtype: str) -> Expr:
     value = params[0] if dtype.startswith("float") else int(params[0])
     return tirx.const(bool(value) if dtype.startswith("bool") else value, dtype)
 
@@ -152,17 +179,19 @@ def _extreme(name: str) -> Operation:
     """Minimum or maximum that is NaN if either argument is."""
     plain = tirx.min if name == "minimum" else tirx.max
 
-    def emit(a: Expr, b: Expr) -> Expr:
+    def emit(builder: KernelBuilder, args: Sequence[Expr], _params: Sequence[float], _dtype: str) -> Expr:
+        a, b = args
         if not _is_float(a):
             return plain(a, b)
         if _number(a) is not None:
             a, b = b, a
         bound = _number(b)
         if bound is not None:
-            return functions.clip(a, high=bound) if name == "minimum" else functions.clip(a, low=bound)
+            low, high = (bound, float("inf")) if name == "maximum" else (float("-inf"), bound)
+            return call(builder, functions.clip, a, low, high)
         return _widened(lambda x, y: tirx.call_llvm_pure_intrin(x.ty, f"llvm.{name}", x, y), [a, b])
 
-    return _binary(emit)
+    return Operation(2, emit)
 
 
 def _divide(a: Expr, b: Expr) -> Expr:
@@ -178,11 +207,12 @@ def _modulo(a: Expr, b: Expr) -> Expr:
     return tirx.Select(wrong_sign, remainder + b, remainder)
 
 
-def _power(a: Expr, b: Expr) -> Expr:
+def _power(builder: KernelBuilder, args: Sequence[Expr], _params: Sequence[float], _dtype: str) -> Expr:
+    a, b = args
     exponent = _number(b)
     if exponent is not None and abs(exponent) <= 16 and exponent * 2 == int(exponent * 2):
         if _is_float(a):
-            return functions.power(a, exponent)
+            return call(builder, functions.power, a, exponent)
         if exponent in (1, 2, 3):
             return a if exponent == 1 else a * a if exponent == 2 else a * a * a
     if _is_float(a):
@@ -209,14 +239,15 @@ def _rounding(function: Callable[[Expr], Expr]) -> Operation:
     return _unary(lambda x: _widened(function, [x]) if _is_float(x) else x)
 
 
-def _relu(x: Expr) -> Expr:
-    return functions.relu(x) if _is_float(x) else tirx.max(x, _const(x, 0))
+def _relu(builder: KernelBuilder, args: Sequence[Expr], _params: Sequence[float], _dtype: str) -> Expr:
+    (x,) = args
+    return call(builder, functions.relu, x) if _is_float(x) else tirx.max(x, _const(x, 0))
 
 
-def _clip(args: Sequence[Expr], params: Sequence[float], _dtype: str) -> Expr:
+def _clip(builder: KernelBuilder, args: Sequence[Expr], params: Sequence[float], _dtype: str) -> Expr:
     (x,), (low, high) = args, params
     if _is_float(x):
-        return functions.clip(x, low, high)
+        return call(builder, functions.clip, x, low, high)
     # Bounds that the type cannot hold do not bound it.
     lowest, highest = (_limit(function, x) for function in (tirx.min_value, tirx.max_value))
     if low > lowest:
@@ -232,18 +263,18 @@ def _prelu(x: Expr, slope: Expr) -> Expr:
     return tirx.Select(x < _const(x, 0), x * slope, x)
 
 
-def _celu(args: Sequence[Expr], params: Sequence[float], _dtype: str) -> Expr:
+def _celu(builder: KernelBuilder, args: Sequence[Expr], params: Sequence[float], _dtype: str) -> Expr:
     (x,), alpha = args, params[0]
-    below = functions.elu(x * _const(x, 1 / alpha)) * _const(x, alpha)
+    below = call(builder, functions.elu, builder.bind(x * _const(x, 1 / alpha))) * _const(x, alpha)
     return tirx.Select(x > _const(x, 0), x, below)
 
 
-def _selu(args: Sequence[Expr], params: Sequence[float], _dtype: str) -> Expr:
+def _selu(builder: KernelBuilder, args: Sequence[Expr], params: Sequence[float], _dtype: str) -> Expr:
     alpha, gamma = params
-    return functions.elu(args[0], alpha) * _const(args[0], gamma)
+    return call(builder, functions.elu, args[0], alpha) * _const(args[0], gamma)
 
 
-def _thresholded_relu(args: Sequence[Expr], params: Sequence[float], _dtype: str) -> Expr:
+def _thresholded_relu(_builder: KernelBuilder, args: Sequence[Expr], params: Sequence[float], _dtype: str) -> Expr:
     (x,) = args
     return tirx.Select(x > _const(x, params[0]), x, _const(x, 0))
 
@@ -251,14 +282,14 @@ def _thresholded_relu(args: Sequence[Expr], params: Sequence[float], _dtype: str
 OPERATIONS: dict[str, Operation] = {
     "constant": Operation(0, _constant),
     "identity": _unary(lambda x: x),
-    "cast": Operation(1, lambda args, _params, dtype: convert(args[0], dtype)),
+    "cast": Operation(1, lambda _builder, args, _params, dtype: convert(args[0], dtype)),
     "add": _binary(lambda a, b: a + b),
     "sub": _binary(lambda a, b: a - b),
     "mul": _binary(lambda a, b: a * b),
     "div": _binary(_divide),
     "mod": _binary(_modulo),
     "fmod": _binary(tirx.truncmod),
-    "pow": _binary(_power),
+    "pow": Operation(2, _power),
     "min": _extreme("minimum"),
     "max": _extreme("maximum"),
     "neg": _unary(_negative),
@@ -286,7 +317,7 @@ OPERATIONS: dict[str, Operation] = {
     "softplus": _function(functions.softplus),
     "softsign": _unary(lambda x: x / (tirx.abs(x) + _const(x, 1))),
     "mish": _function(functions.mish),
-    "relu": _unary(_relu),
+    "relu": Operation(1, _relu),
     "leaky_relu": _function(functions.leaky_relu),
     "prelu": _binary(_prelu),
     "thresholded_relu": Operation(1, _thresholded_relu),
@@ -294,7 +325,7 @@ OPERATIONS: dict[str, Operation] = {
     "elu": _function(functions.elu),
     "celu": Operation(1, _celu),
     "selu": Operation(1, _selu),
-    "where": Operation(3, lambda args, _params, _dtype: tirx.Select(*args)),
+    "where": Operation(3, lambda _builder, args, _params, _dtype: tirx.Select(*args)),
     "equal": _binary(_equal),
     "less": _binary(lambda a, b: a < b),
     "less_equal": _binary(lambda a, b: a <= b),

@@ -172,26 +172,21 @@ def _softmax(graph: Graph, tensor: Tensor) -> tuple[Node, bool] | None:
 
 def _unguarded(graph: Graph, node: Node) -> Tensor | None:
     """``x`` of ``where(isnan(x), 0, x)``: how PyTorch's exporter guards rows that are masked throughout."""
-    terms = node.attrs["program"].terms if node.op == "pointwise" else ()
-    if node.op != "Where" and [term.op for term in terms] not in (["where"], ["isnan", "where"]):
-        return None
-    values = [tensor for tensor in node.inputs if tensor is not None and tensor.dtype.startswith("float")]
-    dynamic = {tensor for tensor in values if not tensor.is_constant}
-    zeros = [tensor for tensor in values if tensor.is_constant]
-    if len(dynamic) != 1 or any(tensor.scalar() != 0 for tensor in zeros):
-        return None
-    (x,) = dynamic
-    for condition in (tensor for tensor in node.inputs if tensor is not None and tensor.dtype == "bool"):
-        test = graph.producer(condition)
-        if test is None or test.input(0) is not x or not _is_nan(test):
-            return None
-    return x
-
-
-def _is_nan(node: Node) -> bool:
+    values: list[Tensor | float | None] = list(node.inputs)
     if node.op == "pointwise":
-        return [term.op for term in node.attrs["program"].terms] == ["isnan"]
-    return node.op == "IsNaN"
+        *constants, last = node.attrs["program"].terms or (None,)
+        if last is None or last.op != "where" or any(term.op != "constant" for term in constants):
+            return None
+        values += [term.params[0] for term in constants]
+        values = [values[index] for index in last.args]
+    elif node.op != "Where":
+        return None
+    condition, zero, x = values
+    if not isinstance(condition, Tensor) or not isinstance(x, Tensor):
+        return None
+    number = zero.scalar() if isinstance(zero, Tensor) else zero
+    test = graph.producer(condition)
+    return x if number == 0 and test is not None and test.op == "IsNaN" and test.input(0) is x else None
 
 
 def _scores(graph: Graph, tensor: Tensor, factor: float) -> _Scores | None:

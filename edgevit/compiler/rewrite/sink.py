@@ -42,7 +42,12 @@ def apply(graph: Graph, trials: int = TRIALS) -> None:
         return walk
 
     best = attempt({})
-    for index, choice in best.promising()[:trials]:
+    promising = best.promising()[:trials]
+    if promising:
+        # Nothing handed on at all: never move more than the graph did.
+        permutes = [index for index, node in enumerate(graph.nodes) if node.op == "permute"]
+        best = min(best, attempt(dict.fromkeys(permutes, 1)), key=lambda walk: walk.cost)
+    for index, choice in promising:
         other = attempt({**best.choices, index: choice})
         if other.cost < best.cost:
             best = other

@@ -1,64 +1,21 @@
-"""Operators with no kernel of their own, as several that have one: Einsum, instance and group normalization."""
+"""Instance and group normalization as reductions and elementwise operations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
 
 import numpy as np
 
 from edgevit.compiler.graph import Graph, Node, Tensor
-from edgevit.compiler.rewrite.movement import arrange
-from edgevit.compiler.views import View
 
 
 def apply(graph: Graph) -> None:
-    """Decompose what can be expressed by other ONNX operators."""
+    """Decompose normalizations over groups of channels whose scale and bias are constant."""
     for node in list(graph.nodes):
         rule = None if node.domain else RULES.get(node.op)
         if rule is not None and node.output.dtype.startswith("float"):
             rule(graph, node)
     graph.prune()
-
-
-def _einsum(graph: Graph, node: Node) -> None:
-    """A product of two tensors that is a (batched) product of matrices after reordering axes."""
-    equation = node.attrs["equation"].replace(" ", "")
-    if len(node.inputs) != 2 or "." in equation or "->" not in equation:
-        return
-    terms, result = equation.split("->")
-    left, right = terms.split(",")
-    if any(len(set(term)) != len(term) for term in (left, right, result)) or set(result) - set(left + right):
-        return
-    a, b = node.input(0), node.input(1)
-    extent = dict(zip(left + right, a.shape + b.shape, strict=True))
-    if any(dict(zip(term, t.shape, strict=True))[x] != extent[x] for term, t in ((left, a), (right, b)) for x in term):
-        return  # an extent of 1 is repeated
-    summed = [x for x in left if x in right and x not in result]
-    batch = [x for x in result if x in left and x in right]
-    rows = [x for x in result if x in left and x not in right]
-    columns = [x for x in result if x in right and x not in left]
-    if not summed or set(left + right) != {*summed, *batch, *rows, *columns}:
-        return
-
-    def matrix(tensor: Tensor, term: str, first: list[str], second: list[str]) -> Tensor:
-        shape = (*(extent[x] for x in batch), prod(extent[x] for x in first), prod(extent[x] for x in second))
-        view = View.of(tensor.shape).transpose([term.index(x) for x in (*batch, *first, *second)]).reshape(shape)
-        assert view is not None
-        if tensor.data is not None:
-            return graph.constant(tensor.name, np.ascontiguousarray(view.apply(tensor.data)).reshape(shape))
-        moved = graph.tensor(tensor, shape)
-        graph.insert_before(node, arrange(tensor, view, moved, node.layers))
-        return moved
-
-    inputs: list[Tensor | None] = [matrix(a, left, rows, summed), matrix(b, right, summed, columns)]
-    made = [*batch, *rows, *columns]
-    output = node.output
-    sizes = (*(extent[x] for x in batch), prod(extent[x] for x in rows), prod(extent[x] for x in columns))
-    product = graph.tensor(output, sizes)
-    back = View.of(tuple(extent[x] for x in made)).transpose([made.index(x) for x in result])
-    node.op, node.attrs, node.inputs, node.outputs = "MatMul", {}, inputs, [product]
-    graph.insert_after(node, arrange(product, back, output, node.layers))
 
 
 def _instance_norm(graph: Graph, node: Node) -> None:
@@ -126,10 +83,12 @@ def _normalise(
     mean = compute("reduce", reduced, x, kind="mean", axes=axes, keepdims=True)
     centred = compute("Sub", x.shape, x, mean)
     square = compute("Mul", x.shape, centred, centred)
+    # Subtracted again below: that costs less than keeping the differences between two walks over the values.
+    again = compute("Sub", x.shape, x, mean)
     variance = compute("reduce", reduced, square, kind="mean", axes=axes, keepdims=True)
     stable = compute("Add", reduced, variance, np.asarray(epsilon, x.dtype))
     factor = compute("Pow", reduced, stable, np.asarray(-0.5, x.dtype))
-    scaled = compute("Mul", x.shape, compute("Mul", x.shape, centred, factor), parameters[0])
+    scaled = compute("Mul", x.shape, compute("Mul", x.shape, again, factor), parameters[0])
     compute("Add", x.shape, scaled, parameters[1])
     nodes[-1].outputs = [output]
     graph.insert_before(node, *nodes)
@@ -137,7 +96,6 @@ def _normalise(
 
 
 RULES: dict[str, Callable[[Graph, Node], None]] = {
-    "Einsum": _einsum,
     "InstanceNormalization": _instance_norm,
     "GroupNormalization": _group_norm,
 }
