@@ -87,11 +87,14 @@ class LibraryInfo(_Schema):
         file: its name in the artifact.
         format: object format.
         entry: function of the virtual machine that computes the model.
+        profile: function that also returns readings of the clock, one before each segment's first kernel call and
+            one after every call; None where there is none.
     """
 
     file: FileName
     format: Literal["elf", "macho"]
     entry: str = "main"
+    profile: str | None = None
 
 
 class KernelInfo(_Schema):

@@ -267,9 +267,14 @@ def _build(torch: Any, transformers: Any, recipe: Recipe, exporter: str, seed: i
 
 
 def _images(torch: Any, count: int, size: int) -> Any:
-    """``count`` × 3 × ``size`` × ``size`` of zero mean and unit scale: blobs, so that images differ, plus noise."""
-    blobs = torch.nn.functional.interpolate(torch.randn(count, 3, 8, 8), size=(size, size), mode="bilinear")
-    return blobs + 0.3 * torch.randn(count, 3, size, size)
+    """``count`` × 3 × ``size`` × ``size`` of mean 0 and scale 1: white noise, which tools feed, and blobs in turn.
+
+    A network normalised to only one of the two would leave its range on the other.
+    """
+    images = torch.randn(count, 3, size, size)
+    blobs = torch.randn(len(images[1::2]), 3, 8, 8)
+    images[1::2] = torch.nn.functional.interpolate(blobs, size=(size, size), mode="bilinear") + 0.3 * images[1::2]
+    return images
 
 
 def _draw_weights(torch: Any, model: Any, norm_weights: tuple[float, float]) -> None:

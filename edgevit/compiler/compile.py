@@ -79,7 +79,7 @@ def compile_model(
 
 def build(model: Model, target: Target, linker: Linker, records: TuningLog, stage: Stage = lambda _: None) -> Artifact:
     """Compile without executing anything; the manifest says that no check was run."""
-    from edgevit.compiler.lower import ENTRY, lower
+    from edgevit.compiler.lower import ENTRY, PROFILE, lower
     from edgevit.model import describe
 
     stage("generate code")
@@ -104,7 +104,12 @@ def build(model: Model, target: Target, linker: Linker, records: TuningLog, stag
         precision=_precision(model),
         target=target,
         target_fingerprint=target.fingerprint(),
-        library=LibraryInfo(file=name, format="macho" if target.system == "macos" else "elf", entry=ENTRY),
+        library=LibraryInfo(
+            file=name,
+            format="macho" if target.system == "macos" else "elf",
+            entry=ENTRY,
+            profile=PROFILE if lowered.calls else None,
+        ),
         kernels=lowered.kernels,
         program=tuple(_kernel_info(call) for call in lowered.calls),
         macs=lowered.roads.macs,

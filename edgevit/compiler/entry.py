@@ -10,6 +10,7 @@ from tvm import IRModule, ir, tirx
 from edgevit.compiler.program import WEIGHTS, WORKSPACE, ProgramBuilder, Segment
 from edgevit.target_schema import Target
 
+TIMES = "times"
 
 _OPAQUE = 8
 """Relax's operator pattern for functions that must not be fused."""
@@ -69,11 +70,17 @@ def call_kernel(kernel: Any, pointers: Sequence[Any]) -> Any:
     return tirx.Evaluate(ir.Call(kernel, list(pointers), ret_ty=ir.PrimType("int32")))
 
 
-def segment_entry(segment: Segment, program: ProgramBuilder) -> Any:
+def segment_entry(segment: Segment, program: ProgramBuilder, clock: Any = None) -> Any:
     """Function that runs a segment's kernels.
 
-    Its tensors are the segment's inputs, the weights, the segment's outputs and the workspace, in this order;
-    weights and workspace are absent where there are none.
+    Its tensors are the segment's inputs, the weights, the segment's outputs, the clock's readings and the
+    workspace, in this order; weights and workspace are absent where there are none.
+
+    Args:
+        segment: what to run.
+        program: that it is part of.
+        clock: variable of :func:`edgevit.compiler.clock.clock_function`'s function. With it, there is an output of
+            int64 nanoseconds, read before the first kernel and after each.
     """
     buffers: dict[Any, Any] = {}
     for index, tensor in enumerate(segment.inputs):
@@ -82,6 +89,8 @@ def segment_entry(segment: Segment, program: ProgramBuilder) -> Any:
         buffers[WEIGHTS] = tirx.decl_buffer((program.weights.size // 4,), "float32", name=WEIGHTS)
     for index, tensor in enumerate(segment.outputs):
         buffers[tensor] = tirx.decl_buffer(tensor.shape, tensor.dtype, name=f"output{index}")
+    if clock is not None:
+        buffers[TIMES] = tirx.decl_buffer((len(segment.calls) + 1,), "int64", name=TIMES)
     if segment.workspace:
         buffers[WORKSPACE] = tirx.decl_buffer((segment.workspace // 4,), "float32", name=WORKSPACE)
     statements = [
@@ -90,6 +99,9 @@ def segment_entry(segment: Segment, program: ProgramBuilder) -> Any:
         )
         for call in segment.calls
     ]
+    if clock is not None:
+        readings = [call_kernel(clock, [address(buffers[TIMES], index)]) for index in range(len(statements) + 1)]
+        statements = [readings[0], *(one for pair in zip(statements, readings[1:], strict=True) for one in pair)]
     body = statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
     return tirx.PrimFunc(list(buffers.values()), body).with_attr("tirx.noalias", True)
 

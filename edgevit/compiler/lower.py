@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from edgevit.compiler.clock import clock_function
 from edgevit.compiler.entry import build_module, placeholder, segment_entry
 from edgevit.compiler.frontend import to_graph
 from edgevit.compiler.graph import Graph, Node, Tensor
 from edgevit.compiler.program import KernelCall, ProgramBuilder, Segment
-from edgevit.compiler.rest import import_nodes, schedule_rest
+from edgevit.compiler.rest import REST, import_nodes, schedule_rest
 from edgevit.compiler.rewrite import rewrite
 from edgevit.compiler.roads import MULTIPLYING, Roads, operators, with_rest
 from edgevit.errors import EdgevitError, ToolchainError
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 ENTRY = "main"
 """Name of the function that computes the model."""
+PROFILE = "profile"
+"""Name of the one that also returns clock readings; absent where no kernel of ours is called."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +85,26 @@ def lower(model: Model, target: Target, records: TuningLog) -> Lowered:
         ) from error
 
 
+@dataclass(frozen=True)
+class _Rest:
+    """Consecutive nodes that TVM imported."""
+
+    variable: Any
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
 class _Lowering:
     """Builds the Relax module around segments."""
 
     def __init__(self, graph: Graph, target: Target, records: TuningLog) -> None:
-        from tvm import relax
+        from tvm import ir, relax
 
         self.graph = graph
         self.target = target
         self.program = ProgramBuilder(graph, target, records)
         self.builder = relax.BlockBuilder()
+        self.clock = ir.GlobalVar("clock")
         self.values: dict[Tensor, Any] = {}
         self.segments: list[Segment] = []
         self.rest: list[Node] = []
@@ -101,22 +114,16 @@ class _Lowering:
         from tvm import relax
 
         parts = [(covered, list(nodes)) for covered, nodes in groupby(self.graph.nodes, self.program.covers)]
-        self.segments = [self.program.segment(nodes) for covered, nodes in parts if covered]
+        steps = [self.program.segment(nodes) if covered else self._import(nodes) for covered, nodes in parts]
+        self.segments = [step for step in steps if isinstance(step, Segment) and step.calls]
+        # One constant for both functions: the library holds it once.
         weights = relax.const(self.program.weights.block()) if self.program.weights.size else None
-        inputs = [relax.Var(f"input{i}", _type(tensor)) for i, tensor in enumerate(self.graph.inputs)]
-        self.values.update(zip(self.graph.inputs, inputs, strict=True))
-        with self.builder.function(ENTRY, inputs):
-            with self.builder.dataflow():
-                segments = iter(self.segments)
-                for covered, nodes in parts:
-                    if covered:
-                        self._call_segment(next(segments), weights)
-                    else:
-                        self._call_rest(nodes)
-                results = [self.builder.emit_output(self._value(tensor)) for tensor in self.graph.outputs]
-            self.builder.emit_func_output(results[0] if len(results) == 1 else relax.Tuple(results))
-        module, rest_kernels = schedule_rest(self.builder.get(), self.target)
+        self._function(ENTRY, steps, weights)
         kernels = {self.program.variables[name]: function for name, function in self.program.functions.items()}
+        if self.segments:
+            self._function(PROFILE, steps, weights, profile=True)
+            kernels[self.clock] = clock_function(self.target)
+        module, rest_kernels = schedule_rest(self.builder.get(), self.target)
         return Lowered(
             build_module(module, self.target, kernels, self.bodies),
             tuple(call.info for segment in self.segments for call in segment.calls),
@@ -125,6 +132,24 @@ class _Lowering:
             max((segment.workspace for segment in self.segments), default=0),
         )
 
+    def _function(self, name: str, steps: Sequence[Segment | _Rest], weights: Any, *, profile: bool = False) -> None:
+        """Add a function that computes the model; a profile also returns each segment's clock readings."""
+        from tvm import relax
+
+        inputs = [relax.Var(f"input{i}", _type(tensor)) for i, tensor in enumerate(self.graph.inputs)]
+        self.values = dict(zip(self.graph.inputs, inputs, strict=True))
+        times = []
+        with self.builder.function(name, inputs):
+            with self.builder.dataflow():
+                for step in steps:
+                    if isinstance(step, _Rest):
+                        self._call_rest(step)
+                    elif step.calls:
+                        times += self._call_segment(step, weights, profile)
+                results = [self.builder.emit_output(self._value(tensor)) for tensor in self.graph.outputs]
+                results += [self.builder.emit_output(readings) for readings in times]
+            self.builder.emit_func_output(results[0] if len(results) == 1 else relax.Tuple(results))
+
     def _roads(self) -> Roads:
         macs: Counter[str] = Counter()
         for call in (call for segment in self.segments for call in segment.calls):
@@ -132,31 +157,36 @@ class _Lowering:
                 macs[call.info.family] += call.info.flops // 2
         return Roads(with_rest(macs, self.rest, self.graph), operators(self.rest))
 
-    def _call_segment(self, segment: Segment, weights: Any) -> None:
+    def _import(self, nodes: Sequence[Node]) -> _Rest:
+        function, inputs, outputs = import_nodes(nodes, self.graph)
+        variable = self.builder.add_func(function, f"{REST}{len(self.rest)}")
+        self.rest += nodes
+        return _Rest(variable, inputs, outputs)
+
+    def _call_segment(self, segment: Segment, weights: Any, profile: bool) -> list[Any]:
+        """Emit a call of a segment's own function; returns its clock readings, if it takes any."""
         from tvm import relax
 
-        if not segment.calls:
-            return
         name = f"segment{len(self.bodies)}"
-        self.bodies[name] = segment_entry(segment, self.program)
+        self.bodies[name] = segment_entry(segment, self.program, self.clock if profile else None)
         variable = self.builder.add_func(placeholder(self.bodies[name]), name)
         arguments = [self._value(tensor) for tensor in segment.inputs] + ([weights] if weights is not None else [])
         types = [_type(tensor) for tensor in segment.outputs]
+        if profile:
+            types.append(relax.TensorType((len(segment.calls) + 1,), "int64"))
         if segment.workspace:
             types.append(relax.TensorType((segment.workspace // 4,), "float32"))
         result = self.builder.emit(relax.call_tir(variable, arguments, types if len(types) > 1 else types[0]))
         for index, tensor in enumerate(segment.outputs):
             self.values[tensor] = self.builder.emit(result[index]) if len(types) > 1 else result
+        return [self.builder.emit(result[len(segment.outputs)])] if profile else []
 
-    def _call_rest(self, nodes: Sequence[Node]) -> None:
-        function, inputs, outputs = import_nodes(nodes, self.graph)
-        variable = self.builder.add_func(function, f"rest{len(self.rest)}")
-        self.rest += nodes
+    def _call_rest(self, rest: _Rest) -> None:
         from tvm import ir
 
-        result = self.builder.emit(ir.Call(variable, [self._value(tensor) for tensor in inputs]))
-        for index, tensor in enumerate(outputs):
-            self.values[tensor] = self.builder.emit(result[index]) if len(outputs) > 1 else result
+        result = self.builder.emit(ir.Call(rest.variable, [self._value(tensor) for tensor in rest.inputs]))
+        for index, tensor in enumerate(rest.outputs):
+            self.values[tensor] = self.builder.emit(result[index]) if len(rest.outputs) > 1 else result
 
     def _value(self, tensor: Tensor) -> Any:
         from tvm import relax

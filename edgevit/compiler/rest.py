@@ -9,6 +9,9 @@ from edgevit.compiler.graph import Graph, Node, Tensor
 from edgevit.errors import ModelError
 from edgevit.target_schema import Target
 
+REST = "rest"
+"""What the names of imported functions begin with."""
+
 
 def import_nodes(nodes: Sequence[Node], graph: Graph) -> tuple[Any, list[Tensor], list[Tensor]]:
     """Relax function for some consecutive nodes, the values it takes and those it returns.
@@ -73,9 +76,10 @@ def schedule_rest(module: Any, target: Target) -> tuple[Any, dict[str, int]]:
 
     from edgevit.compiler.kernels.default import schedule_kernels
 
-    ours = {name.name_hint for name in module.get_global_vars() if name.name_hint.startswith("segment")}
-    if len(module.get_global_vars()) == len(ours) + 1:
+    names = [name.name_hint for name in module.get_global_vars()]
+    if not any(name.startswith(REST) for name in names):
         return module, {}
+    ours = {name for name in names if name.startswith("segment")}
     fuse = tvm.transform.Sequential(
         [
             relax.transform.InlinePrivateFunctions(),

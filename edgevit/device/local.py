@@ -12,11 +12,13 @@ from edgevit.device.session import (
     DeviceInfo,
     DeviceUsage,
     LoadedModel,
+    Readings,
     Session,
     device_errors,
+    gather_readings,
 )
 from edgevit.device.usage import claim_all_cores, machine_facts, process_usage
-from edgevit.device.vm import as_list, dismantle, load_error
+from edgevit.device.vm import as_list, dismantle, load_error, profile_runs
 from edgevit.errors import DeviceMismatch
 
 if TYPE_CHECKING:
@@ -120,6 +122,17 @@ class LocalModel(LoadedModel):
         with device_errors("measuring", _HERE):
             evaluate = self._vm.time_evaluator("invoke_stateful", self._device, number=1, repeat=samples)
             return [float(seconds) for seconds in evaluate(self._entry).results]
+
+    def profile(self, samples: int, *, timeout: float = RUN_TIMEOUT) -> Readings:  # noqa: ARG002
+        """Clock readings around every kernel call."""
+        entry = self._profile_entry()
+        self._refuse_count("samples", samples)
+        self._refuse_unready(self._vm, self._arguments)
+        with device_errors("profiling", _HERE):
+            return gather_readings(
+                list(profile_runs(self._vm, self._device, entry, self._arguments, samples)),
+                [info.name for info in self.outputs],
+            )
 
     def set_threads(self, count: int) -> int:
         """Restrict TVM's pool, which this whole process shares."""

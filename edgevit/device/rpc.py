@@ -19,11 +19,13 @@ from edgevit.device.session import (
     DeviceInfo,
     DeviceUsage,
     LoadedModel,
+    Readings,
     Session,
     device_errors,
+    gather_readings,
 )
 from edgevit.device.usage import architecture
-from edgevit.device.vm import as_list, dismantle, load_error
+from edgevit.device.vm import as_list, dismantle, load_error, profile_runs
 from edgevit.errors import DeviceBusy, DeviceError, DeviceMismatch, DeviceUnreachable, EdgevitError
 
 if TYPE_CHECKING:
@@ -297,6 +299,17 @@ class RpcModel(LoadedModel):
             seconds = [float(one) for one in evaluate(self._entry).results]
             del evaluate
             return seconds
+
+    def profile(self, samples: int, *, timeout: float = RUN_TIMEOUT) -> Readings:
+        """Readings of the device's own clock around every kernel call."""
+        entry = self._profile_entry()
+        self._refuse_count("samples", samples)
+        self._refuse_unready(self._vm, self._arguments)
+        with self._limit(timeout, "profiling"):
+            return gather_readings(
+                list(profile_runs(self._vm, self._device, entry, self._arguments, samples)),
+                [info.name for info in self.outputs],
+            )
 
     def set_threads(self, count: int) -> int:
         """Restrict the runtime to ``count`` threads on the fastest cores."""

@@ -9,10 +9,12 @@ Every wait has a limit; when it passes, the call raises and the session is over.
 
 from __future__ import annotations
 
+import itertools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -112,6 +114,52 @@ def last_line(error: Exception) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
+@dataclass(frozen=True)
+class Readings:
+    """What the device's clock said around each kernel call.
+
+    Attributes:
+        segments: int64 nanoseconds since some moment, an array samples × (calls + 1) for each segment: a reading
+            before its first kernel call and one after every call. Between segments, TVM's own loops run.
+        seconds: of each run as a whole.
+        outputs: of the last run.
+    """
+
+    segments: tuple[NDArray[np.int64], ...]
+    seconds: tuple[float, ...]
+    outputs: dict[str, NDArray[np.generic]]
+
+    @property
+    def kernels(self) -> NDArray[np.int64]:
+        """Nanoseconds, samples × kernel calls, in the manifest's order."""
+        import numpy as np
+
+        return np.concatenate([np.diff(readings, axis=1) for readings in self.segments], axis=1)
+
+    @property
+    def between(self) -> NDArray[np.int64]:
+        """Nanoseconds between segments, one sum a sample."""
+        import numpy as np
+
+        total = np.zeros(len(self.seconds), dtype=np.int64)
+        for before, after in itertools.pairwise(self.segments):
+            total += after[:, 0] - before[:, -1]
+        return total
+
+
+def gather_readings(taken: Sequence[tuple[float, Sequence[NDArray[np.generic]]]], names: Sequence[str]) -> Readings:
+    """Readings from each run's seconds and results: the model's outputs ``names``, then every segment's readings."""
+    import numpy as np
+
+    outputs = len(names)
+    segments = zip(*(results[outputs:] for _, results in taken), strict=True)
+    return Readings(
+        tuple(np.stack([reading.astype(np.int64) for reading in runs]) for runs in segments),
+        tuple(seconds for seconds, _ in taken),
+        dict(zip(names, taken[-1][1][:outputs], strict=True)),
+    )
+
+
 class LoadedModel(ABC):
     """An artifact loaded on a device; a context manager that unloads it."""
 
@@ -170,6 +218,20 @@ class LoadedModel(ABC):
             )
         return [np.asarray(inputs[info.name], order="C") for info in self.inputs]
 
+    def _profile_entry(self) -> str:
+        """Name of the function that reads the clock.
+
+        Raises:
+            UserError: the artifact has none.
+        """
+        name = self.artifact.manifest.library.profile
+        if name is None:
+            raise UserError(
+                "the artifact has no function that times its kernels.",
+                advice="Compile the model again; one that TVM's loops compute as a whole has no kernels to time.",
+            )
+        return name
+
     def _refuse_count(self, what: str, count: int) -> None:
         if count < 1:
             raise UserError(f"{count} {what} cannot be asked for.", advice="Ask for one at least.")
@@ -197,6 +259,17 @@ class LoadedModel(ABC):
 
         Returns:
             Seconds of each call, measured on the device around the call alone.
+        """
+
+    @abstractmethod
+    def profile(self, samples: int, *, timeout: float = RUN_TIMEOUT) -> Readings:
+        """Run ``samples`` times on the inputs set before, reading the clock around every kernel call.
+
+        Each of these runs follows one that is not counted.
+
+        Raises:
+            UserError: the artifact was compiled without the function that reads the clock.
+            DeviceTimeout, DeviceLost: the device stopped answering, or went away.
         """
 
     @abstractmethod

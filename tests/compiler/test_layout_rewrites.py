@@ -175,13 +175,27 @@ def test_padding_with_zeros_is_the_convolution_s(value: float, absorbed: bool) -
     x = build.node("Pad", [x, widths, number], "pad", (1, 4, 9, 11))
     build.output("y", build.conv(x, "second", 4, 3, stride=2, depthwise=True))
     proto = build.build()
-    graph = rewritten(proto, (*LAYOUT, sink.apply, pads.apply))
+    graph = rewritten(proto, (pads.apply, *LAYOUT, sink.apply))
     assert graph.count("pad") == (not absorbed)
     assert_equal_to_onnxruntime(graph, proto)
 
 
 def test_a_grey_image_needs_no_permute() -> None:
     proto = one_operator("Conv", (1, 1, 6, 4), {"w": weight(1, 1, 3, 3)}, (1, 1, 8, 6))
+    graph = rewritten(proto)
+    assert graph.count("permute") == 0
+    assert_equal_to_onnxruntime(graph, proto)
+
+
+def test_gates_of_channels_and_pixels_multiply_channels_last() -> None:
+    build = GraphBuilder("gates", 0)
+    x = build.conv(build.input("x", (1, 1, 6, 4)), "first", 8, 1)
+    channels = build.node("ReduceMean", [x], "channels", (1, 8, 1, 1), axes=[2, 3], keepdims=1)
+    pixels = build.node("ReduceMean", [x], "pixels", (1, 1, 6, 4), axes=[1], keepdims=1)
+    gate = build.node("Mul", [channels, pixels], "gate", (1, 8, 6, 4))
+    x = build.conv(build.add(x, gate, "sum"), "second", 1, 3)
+    build.output("y", x)
+    proto = build.build()
     graph = rewritten(proto)
     assert graph.count("permute") == 0
     assert_equal_to_onnxruntime(graph, proto)

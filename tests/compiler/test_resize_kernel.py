@@ -19,6 +19,15 @@ CASES = [(7, 7, 20, 14, 14), (16, 15, 3, 100, 51), (15, 14, 24, 7, 20), (8, 8, 2
 MODES = [("linear", "floor"), *(("nearest", rounding) for rounding in resize.ROUNDINGS)]
 
 
+def decided(size: int, resized: int) -> np.ndarray:
+    """Output positions whose source does not lie on a tie of any rounding.
+
+    Single precision puts half_pixel_symmetric's ties on either side, depending on how its offset was rounded.
+    """
+    twice = 2 * ((np.arange(resized) + 0.5) * size / resized - 0.5)
+    return np.flatnonzero(np.abs(twice - np.round(twice)) > 1e-5)
+
+
 @pytest.mark.parametrize(("mode", "rounding"), MODES)
 @pytest.mark.parametrize("coordinates", resize.COORDINATES)
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -28,15 +37,16 @@ def test_matches_onnx_runtime(case: Any, coordinates: str, mode: str, rounding: 
     scales = size[0] / height, size[1] / width
     attrs = {"mode": mode, "nearest_mode": rounding}
     sizes = np.array([2, channels, *size], np.int64)
-    expected = nhwc(
-        run_operator("Resize", x, [None, None, sizes], coordinate_transformation_mode=coordinates, **attrs)
-    )
+    expected = nhwc(run_operator("Resize", x, [None, None, sizes], coordinate_transformation_mode=coordinates, **attrs))
     node = make_node("resize", [nhwc(x)], expected.shape, coordinates=coordinates, scales=scales, **attrs)
     workload = resize.claim(node)
     assert workload is not None
     for choice in [resize.analytic_default(workload, HOST), *some_choices(resize.space(workload, HOST), 1)]:
         result = run_kernel(resize.emit(workload, HOST, choice, "kernel"), [nhwc(x)], expected.shape)
-        assert np.abs(result - expected).max() <= 2e-5 * max(1, np.abs(expected).max()), choice
+        error = np.abs(result - expected)
+        if (mode, coordinates) == ("nearest", "half_pixel_symmetric"):
+            error = error[:, decided(height, size[0])][:, :, decided(width, size[1])]
+        assert error.max(initial=0) <= 2e-5 * max(1, np.abs(expected).max()), choice
 
 
 @pytest.mark.parametrize("coordinates", ["half_pixel", "half_pixel_symmetric", "asymmetric"])

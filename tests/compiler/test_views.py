@@ -73,6 +73,13 @@ def test_opposite_reorderings_cancel() -> None:
     assert back.is_identity
 
 
+def test_an_inverse_leads_back() -> None:
+    view = View.of((2, 3, 5, 7)).transpose((2, 0, 3, 1))
+    array = contents((2, 3, 5, 7))
+    back = view.inverse()
+    np.testing.assert_array_equal(back.apply(view.apply(array)).reshape(-1), array.reshape(-1))
+
+
 def test_mobilevit_unfolding_is_one_permutation_of_rows() -> None:
     batch, channels, height, width, patch = 1, 8, 6, 4, 2
     rows, columns = height // patch, width // patch

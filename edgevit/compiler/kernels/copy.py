@@ -108,17 +108,17 @@ def claim(node: Node) -> Workload | None:
     return Padding(shapes[0], tuple(node.attrs["before"]), output, value, mode, dtype) if mode in MODES else None
 
 
-def space(workload: Workload, target: Target) -> dict[str, tuple[int, ...]]:  # noqa: ARG001
+def space(workload: Workload, target: Target) -> dict[str, tuple[int, ...]]:
     """No choices."""
     return {}
 
 
-def analytic_default(workload: Workload, target: Target) -> Choice:  # noqa: ARG001
+def analytic_default(workload: Workload, target: Target) -> Choice:
     """The only choice."""
     return {}
 
 
-def emit(workload: Workload, target: Target, choice: Choice, name: str) -> Any:  # noqa: ARG001
+def emit(workload: Workload, target: Target, choice: Choice, name: str) -> Any:
     """Kernel with arguments inputs, output."""
     builder, lanes = KernelBuilder(name), vector_lanes(workload.dtype, target)
     if isinstance(workload, Concat):
@@ -139,7 +139,8 @@ def _concat(builder: KernelBuilder, workload: Concat, lanes: int) -> None:
     starts = [sum(runs[:number]) for number in range(len(runs))]
     if rows < _ROWS:
         for source, run, start in zip(sources, runs, starts, strict=True):
-            axes = merge_axes((rows, run), [(run, 1), (row, 1)])
+            # Not merged: a run of one element would disappear, and the output's gaps with it.
+            axes = [Axis(rows, (run, row)), Axis(run, (1, 1))]
             strided_copy(builder, source, output, axes, lanes, (0, start))
         return
     axes = [Axis(rows, (row, *runs))]

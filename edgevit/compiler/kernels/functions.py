@@ -2,7 +2,8 @@
 
 Every function takes a float32 or float16 expression, a scalar or a vector, and returns an expression of the same
 type made of multiply-adds, minima and maxima, selections, integer shifts and, in some, one division. What is used
-twice is bound by ``Let``, so expressions nest without growing.
+twice is bound by ``Let``, so a function of a function does not grow. Bind a function's result to a variable before
+longer arithmetic that ends in another function: see ``Scope.open``.
 
 Build them inside ``with tvm.target.Target(...)``: 32-bit ARM has no vector division and gets an approximate reciprocal
 instead, and ARM's maximum with zero is cheaper. Without a target, results are as good, and slower there.

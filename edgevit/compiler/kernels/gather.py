@@ -63,17 +63,17 @@ def claim(node: Node) -> Workload | None:
     return Workload(x.shape, node.attrs["axis"] % len(x.shape), indices.shape, x.dtype, indices.dtype)
 
 
-def space(workload: Workload, target: Target) -> dict[str, tuple[int, ...]]:  # noqa: ARG001
+def space(workload: Workload, target: Target) -> dict[str, tuple[int, ...]]:
     """No choices."""
     return {}
 
 
-def analytic_default(workload: Workload, target: Target) -> Choice:  # noqa: ARG001
+def analytic_default(workload: Workload, target: Target) -> Choice:
     """The only choice."""
     return {}
 
 
-def emit(workload: Workload, target: Target, choice: Choice, name: str) -> Any:  # noqa: ARG001
+def emit(workload: Workload, target: Target, choice: Choice, name: str) -> Any:
     """Kernel with arguments tensor, indices, output."""
     builder = KernelBuilder(name)
     shape, axis, count, dtype = workload.shape, workload.axis, prod(workload.indices), storage(workload.dtype)

@@ -58,17 +58,17 @@ def claim(node: Node) -> Workload | None:
     return Workload(tuple(node.attrs["view"]), tuple(node.attrs["perm"]), node.output.dtype)
 
 
-def space(workload: Workload, target: Target) -> dict[str, tuple[int, ...]]:  # noqa: ARG001
+def space(workload: Workload, target: Target) -> dict[str, tuple[int, ...]]:
     """No choices."""
     return {}
 
 
-def analytic_default(workload: Workload, target: Target) -> Choice:  # noqa: ARG001
+def analytic_default(workload: Workload, target: Target) -> Choice:
     """The only choice."""
     return {}
 
 
-def emit(workload: Workload, target: Target, choice: Choice, name: str) -> Any:  # noqa: ARG001
+def emit(workload: Workload, target: Target, choice: Choice, name: str) -> Any:
     """Kernel with arguments input, output."""
     builder = KernelBuilder(name)
     size, dtype = prod(workload.view), storage(workload.dtype)

@@ -55,7 +55,7 @@ def claim(node: Node) -> Workload | None:
     return Workload(node.output.shape, node.attrs["program"])
 
 
-def space(workload: Workload, target: Target) -> dict[str, tuple[int, ...]]:  # noqa: ARG001
+def space(workload: Workload, target: Target) -> dict[str, tuple[int, ...]]:
     """``unroll``: vectors computed side by side."""
     return {"unroll": (1, 2, 4, 8)}
 

@@ -89,24 +89,16 @@ def bind(builder: KernelBuilder, value: Expr) -> Expr:
 
 
 def call(builder: KernelBuilder, function: Callable[..., Expr], x: Expr, *params: float) -> Expr:
-    """Elementary function of a float; float16 is computed in float32.
+    """Elementary function of a float.
 
-    What the function names inside its expression becomes statements: TVM's simplifier trips over names in the
-    middle of a named expression.
+    What the function names inside its expression becomes statements: TVM's simplifier trips over names within a
+    named expression.
     """
-    given = str(x.ty)
-    wide = given.replace("float16", "float32")
-    value = function(x if wide == given else builder.bind(x.astype(wide)), *params)
-    names: dict[Any, Expr] = {}
+    value = function(x, *params)
     while isinstance(value, tirx.Let):
-        names[value.var] = builder.bind(_substitute(value.value, names))
+        builder._add(tirx.Bind(value.var, value.value))
         value = value.body
-    value = _substitute(value, names)
-    return value if wide == given else value.astype(given)
-
-
-def _substitute(value: Expr, names: dict[Any, Expr]) -> Expr:
-    return tirx.stmt_functor.substitute(value, names) if names else value
+    return value
 
 
 def typed(dtype: str, lanes: int) -> str:

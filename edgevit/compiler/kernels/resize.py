@@ -84,7 +84,15 @@ def claim(node: Node) -> Workload | None:
         return None
     vertical, horizontal = (float(scale) for scale in node.attrs["scales"])
     size = output[1], output[2]
-    return Workload((shape[0], shape[1], shape[2], shape[3]), size, node.attrs["mode"], coordinates, rounding, (vertical, horizontal), epilogue)
+    return Workload(
+        (shape[0], shape[1], shape[2], shape[3]),
+        size,
+        node.attrs["mode"],
+        coordinates,
+        rounding,
+        (vertical, horizontal),
+        epilogue,
+    )
 
 
 def space(workload: Workload, target: Target) -> dict[str, tuple[int, ...]]:

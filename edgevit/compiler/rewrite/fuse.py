@@ -1,7 +1,7 @@
 """Elementwise work joins the operation that produces its input.
 
-In execution order, each elementwise node becomes the epilogue of the latest kernel whose result it alone reads,
-or else is merged with the elementwise nodes whose results it alone reads. Channel concatenations disappear into
+In execution order, each elementwise node takes in the elementwise nodes whose results it alone reads and then
+becomes the epilogue of the latest kernel whose result it alone reads. Channel concatenations disappear into
 the convolution behind them.
 """
 
@@ -42,10 +42,9 @@ def _pass(graph: Graph) -> bool:
     changed = False
     for node in list(graph.nodes):
         if node.op == "pointwise":
-            while _into_anchor(graph, node) or _merge_producer(graph, node):
+            while _merge_producer(graph, node):
                 changed = True
-                if node.op != "pointwise":
-                    break
+            changed |= _into_anchor(graph, node)
     return changed
 
 

@@ -137,3 +137,14 @@ def with_extents(groups: Groups, new: dict[tuple[int, int], int]) -> Groups:
         tuple(factor._replace(extent=new.get((factor.axis, factor.level), factor.extent)) for factor in group)
         for group in groups
     )
+
+
+def cost(lazy: Lazy, fitted: View | None) -> int:
+    """Elements that move where a value takes the arrangement ``fitted``; None stands for its logical order first."""
+    return 0 if lazy.root.is_constant or (fitted is not None and fitted.is_identity) else lazy.size
+
+
+def bare(shape: Sequence[int]) -> tuple[int, ...]:
+    """Shape without leading ones."""
+    first = next((index for index, extent in enumerate(shape) if extent != 1), len(shape))
+    return tuple(shape[first:])

@@ -1,31 +1,51 @@
 """Padding with zeros in front of a convolution, which pads by itself.
 
-Exporters that pad unevenly write a ``Pad`` of its own. Expects images channels last, reorderings settled.
+Exporters that pad unevenly, as TensorFlow does, write a ``Pad`` of its own. Works on ONNX's operators.
 """
 
 from __future__ import annotations
 
 from edgevit.compiler.graph import Graph, Node
+from edgevit.compiler.rewrite.movement import integers
 
 
 def apply(graph: Graph) -> None:
     """Let convolutions read what their paddings read."""
     for node in graph.nodes:
-        if node.op in ("conv", "depthwise") and node.attrs.get("sources", 1) == 1:
+        if node.op == "Conv" and not node.domain and node.attrs.get("auto_pad", "NOTSET") in ("NOTSET", "VALID"):
             _absorb(graph, node)
     graph.prune()
 
 
 def _absorb(graph: Graph, node: Node) -> None:
     pad = graph.producer(node.input(0))
-    if pad is None or pad.op != "pad" or len(pad.input(0).shape) != 4 or graph.only_user(pad.output) is not node:
+    widths = _zeros(pad) if pad is not None else None
+    if pad is None or widths is None or graph.only_user(pad.output) is not node:
         return
-    before, old, new = pad.attrs["before"], pad.input(0).shape, pad.output.shape
-    if (pad.attrs["mode"], pad.attrs["value"]) != ("constant", 0) or old[0] != new[0] or old[3] != new[3]:
+    rank = len(widths) // 2
+    before, after = widths[:rank], widths[rank:]
+    if min(widths) < 0 or any((*before[:2], *after[:2])):
         return
-    top, left, bottom, right = node.attrs["pads"]
-    after = [new[axis] - old[axis] - before[axis] for axis in (1, 2)]
-    node.attrs["pads"] = (top + before[1], left + before[2], bottom + after[0], right + after[1])
+    explicit = node.attrs.get("auto_pad") != "VALID"
+    own = (explicit and node.attrs.get("pads")) or (0,) * 2 * (rank - 2)
+    node.attrs["pads"] = tuple(a + b for a, b in zip(own, (*before[2:], *after[2:]), strict=True))
+    node.attrs["auto_pad"] = "NOTSET"
     node.inputs[0] = pad.input(0)
     node.layers = tuple(dict.fromkeys((*pad.layers, *node.layers)))
     graph.changed()
+
+
+def _zeros(node: Node) -> tuple[int, ...] | None:
+    """How many zeros a node adds before every axis, then behind; None for other nodes."""
+    if node.op != "Pad" or node.domain or node.attrs.get("mode", "constant") != "constant":
+        return None
+    value = node.input(2).scalar() if node.has(2) else node.attrs.get("value", 0.0)
+    widths, axes = integers(node, 1, "pads"), integers(node, 3, "axes")
+    if widths is None or value != 0 or (node.has(3) and axes is None):
+        return None
+    rank = len(node.input(0).shape)
+    full = [0] * 2 * rank
+    chosen = range(rank) if axes is None else [axis % rank for axis in axes]
+    for index, axis in enumerate(chosen):
+        full[axis], full[axis + rank] = widths[index], widths[index + len(chosen)]
+    return tuple(full)

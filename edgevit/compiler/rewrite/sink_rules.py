@@ -8,26 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING
 
 from edgevit.compiler.graph import Node, Tensor
-from edgevit.compiler.pointwise import Operand, Pointwise
-from edgevit.compiler.rewrite.layout import Factor, Groups, Lazy, extents, fit, physical, view_of, with_extents
+from edgevit.compiler.pointwise import Pointwise
+from edgevit.compiler.rewrite.layout import Lazy, bare, extents, physical, view_of
+from edgevit.compiler.rewrite.sink_elementwise import ELEMENTWISE, pointwise
+from edgevit.compiler.rewrite.sink_windows import concat, cut, gather, pad
 from edgevit.compiler.views import Atom, View, merged
 
 if TYPE_CHECKING:
     from edgevit.compiler.rewrite.sink import Walk
-
-_ELEMENTWISE = """
-Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Ceil Celu
-Clip Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish IsInf IsNaN LeakyRelu
-Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Round Selu Shrink Sigmoid Sign
-Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor
-"""
-ELEMENTWISE = frozenset(_ELEMENTWISE.split())
-"""ONNX operators that treat all elements alike, for those that are still there."""
 
 
 def _movement(walk: Walk, node: Node) -> bool:
@@ -48,79 +40,6 @@ def _movement(walk: Walk, node: Node) -> bool:
     return True
 
 
-def _pointwise(walk: Walk, node: Node) -> bool:
-    rank, shape = len(node.output.shape), node.output.shape
-    present = [tensor for tensor in node.inputs if tensor is not None]
-    operands = [_widened(walk.lazy(tensor), rank) for tensor in present]
-    full = [lazy for lazy in operands if lazy.size == node.output.size and not lazy.root.is_constant]
-    if not full:
-        return False
-    layouts = {lazy.view.atoms: lazy for lazy in full}
-
-    def cost(driver: Lazy) -> tuple[int, bool]:
-        groups = _operand_groups(driver, operands)
-        return sum(map(_cost, operands, (_fitted(lazy, groups) for lazy in operands))), driver.view.is_identity
-
-    ranked = sorted(layouts.values(), key=cost)
-    driver = ranked[walk.choose(len(ranked))]
-    groups = _operand_groups(driver, operands)
-    tensors = [_placed(walk, lazy, old, groups, shape) for lazy, old in zip(operands, present, strict=True)]
-    attrs = dict(node.attrs)
-    if "program" in attrs:
-        program: Pointwise = attrs["program"]
-        attrs["program"] = replace(program, operands=tuple(Operand(t.shape, t.dtype) for t in tensors))
-    rest = iter(tensors)
-    inputs = [None if tensor is None else next(rest) for tensor in node.inputs]
-    walk.emit(node, inputs, attrs, extents(groups), view_of(groups, rank))
-    return True
-
-
-def _widened(lazy: Lazy, rank: int) -> Lazy:
-    missing = rank - len(lazy.view.dims)
-    return Lazy(lazy.root, View(((),) * missing + lazy.view.dims)) if missing else lazy
-
-
-def _present(lazy: Lazy) -> frozenset[int]:
-    return frozenset(axis for axis, dim in enumerate(lazy.view.dims) if dim)
-
-
-def _operand_groups(driver: Lazy, operands: Sequence[Lazy]) -> Groups:
-    """Physical axes of ``driver`` along each of which an operand extends or is repeated, never in part."""
-    patterns = [_present(lazy) for lazy in operands]
-    return physical(driver, lambda factor: tuple(factor.axis in pattern for pattern in patterns))
-
-
-def _fitted(lazy: Lazy, groups: Groups) -> View | None:
-    return fit(lazy.view, groups, _present(lazy))
-
-
-def _cost(lazy: Lazy, fitted: View | None) -> int:
-    return 0 if lazy.root.is_constant or (fitted is not None and fitted.is_identity) else lazy.size
-
-
-def _placed(walk: Walk, lazy: Lazy, old: Tensor, groups: Groups, shape: Sequence[int]) -> Tensor:
-    """An operand in the physical order ``groups`` of a value of logical ``shape``."""
-    fitted = _fitted(lazy, groups)
-    if fitted is None:
-        lazy = _widened(Lazy(walk.settle(old), View.of(old.shape)), len(shape))
-        fitted = _fitted(lazy, groups)
-        assert fitted is not None
-    if lazy.size == 1 and len(lazy.root.shape) <= len(groups):
-        return lazy.root
-    target = fitted.shape
-    if lazy.size < prod(extents(groups)):
-        if fitted.is_identity and len(lazy.root.shape) <= len(groups) and _bare(lazy.root.shape) == _bare(target):
-            return lazy.root
-        target = _bare(target)
-    return walk.place(lazy.root, fitted, target)
-
-
-def _bare(shape: Sequence[int]) -> tuple[int, ...]:
-    """Shape without leading ones."""
-    first = next((index for index, extent in enumerate(shape) if extent != 1), len(shape))
-    return tuple(shape[first:])
-
-
 def _rows(walk: Walk, node: Node) -> bool:
     """Operators on the last axis: any order of rows will do."""
     x, output = node.input(0), node.output
@@ -129,7 +48,7 @@ def _rows(walk: Walk, node: Node) -> bool:
     if program is not None:
         first = len(node.inputs) - len(program.operands) + 1
     width, size = output.shape[-1], x.shape[-1]
-    if any(t is None or _bare(t.shape) not in ((), (width,)) for t in node.inputs[first:]):
+    if any(t is None or bare(t.shape) not in ((), (width,)) for t in node.inputs[first:]):
         return False
     lazy = walk.lazy(x)
     if lazy.view.dims[-1] != merged([Atom(size, 1)]):
@@ -165,116 +84,6 @@ def _reduce(walk: Walk, node: Node) -> bool:
         kept = tuple(group for index, group in enumerate(kept) if index not in reduced)
         view = View(tuple(dim for axis, dim in enumerate(view.dims) if axis not in axes))
     walk.emit(node, [root], {**node.attrs, "axes": reduced}, extents(kept), view)
-    return True
-
-
-def _isolated(lazy: Lazy, axes: Sequence[int]) -> tuple[Groups, dict[int, int]] | None:
-    """Physical axes of which the outermost part of each of ``axes`` is one alone, and where it is.
-
-    None if one of the axes has no extent.
-    """
-
-    def kind(factor: Factor) -> object:
-        return factor[:2] if factor.axis in axes and factor.level == 0 else None
-
-    # Parts of an axis that are neighbours physically must not have been cut apart by the root's shape.
-    groups = physical(lazy, kind)
-    if any(factor.level and factor.axis in axes for group in groups for factor in group):
-        groups = physical(Lazy(Tensor("", (lazy.size,)), lazy.view), kind)
-    places = {group[0].axis: index for index, group in enumerate(groups) if group and kind(group[0])}
-    return (groups, places) if len(places) == len(axes) else None
-
-
-def _slice(walk: Walk, node: Node) -> bool:
-    x, output = node.input(0), node.output
-    starts, steps = node.attrs["starts"], node.attrs["steps"]
-    lazy = walk.lazy(x)
-    axes = [a for a, extent in enumerate(x.shape) if (starts[a], steps[a], output.shape[a]) != (0, 1, extent)]
-    found = _isolated(lazy, axes)
-    if found is None:
-        return False
-    groups, places = found
-    first, stride, new = [0] * len(groups), [1] * len(groups), {}
-    for axis, place in places.items():
-        inner = x.shape[axis] // groups[place][0].extent
-        if inner > 1 and (steps[axis] != 1 or starts[axis] % inner or output.shape[axis] % inner):
-            return False
-        first[place], stride[place] = starts[axis] // inner, steps[axis]
-        new[axis, 0] = output.shape[axis] // inner
-    root = walk.place(lazy.root, View.of(lazy.root.shape), extents(groups))
-    groups = with_extents(groups, new)
-    attrs = {"starts": tuple(first), "steps": tuple(stride)}
-    walk.emit(node, [root], attrs, extents(groups), view_of(groups, len(x.shape)))
-    return True
-
-
-def _pad(walk: Walk, node: Node) -> bool:
-    x, output = node.input(0), node.output
-    lazy = walk.lazy(x)
-    axes = [axis for axis, extent in enumerate(x.shape) if output.shape[axis] != extent]
-    found = _isolated(lazy, axes)
-    if found is None or any(found[0][place][0].extent != x.shape[axis] for axis, place in found[1].items()):
-        return False
-    groups, places = found
-    before = [0] * len(groups)
-    for axis, place in places.items():
-        before[place] = node.attrs["before"][axis]
-    root = walk.place(lazy.root, View.of(lazy.root.shape), extents(groups))
-    groups = with_extents(groups, {(axis, 0): output.shape[axis] for axis in axes})
-    attrs = {**node.attrs, "before": tuple(before)}
-    walk.emit(node, [root], attrs, extents(groups), view_of(groups, len(x.shape)))
-    return True
-
-
-def _gather(walk: Walk, node: Node) -> bool:
-    x, indices, output = node.input(0), node.input(1), node.output
-    lazy, axis = walk.lazy(x), node.attrs["axis"]
-    found = _isolated(lazy, [axis])
-    if found is None or len(indices.shape) != 1 or found[0][found[1][axis]][0].extent != x.shape[axis]:
-        return False
-    groups, places = found
-    root = walk.place(lazy.root, View.of(lazy.root.shape), extents(groups))
-    groups = with_extents(groups, {(axis, 0): output.shape[axis]})
-    inputs, attrs = [root, walk.settle(indices)], {"axis": places[axis]}
-    walk.emit(node, inputs, attrs, extents(groups), view_of(groups, len(x.shape)))
-    return True
-
-
-def _concat(walk: Walk, node: Node) -> bool:
-    axis, output = node.attrs["axis"], node.output
-    tensors = [node.input(index) for index in range(len(node.inputs))]
-    lazies = [walk.lazy(tensor) for tensor in tensors]
-    layouts: dict[object, tuple[Groups, int]] = {}
-    for tensor, lazy in zip(tensors, lazies, strict=True):
-        found = None if lazy.root.is_constant else _isolated(lazy, [axis])
-        if found is not None and found[0][found[1][axis]][0].extent == tensor.shape[axis]:
-            order = tuple(factor[:2] for group in with_extents(found[0], {(axis, 0): 0}) for factor in group)
-            layouts.setdefault(order, (found[0], found[1][axis]))
-    if not layouts:
-        return False
-
-    def sized(groups: Groups, tensor: Tensor) -> Groups:
-        return with_extents(groups, {(axis, 0): tensor.shape[axis]})
-
-    def present(tensor: Tensor) -> list[int]:
-        return [a for a, extent in enumerate(tensor.shape) if extent > 1]
-
-    def cost(layout: tuple[Groups, int]) -> tuple[int, bool]:
-        fits = [fit(z.view, sized(layout[0], t), present(t)) for z, t in zip(lazies, tensors, strict=True)]
-        flat = [factor[:2] for group in layout[0] for factor in group]
-        return sum(map(_cost, lazies, fits)), all(a < b for a, b in pairwise(flat))
-
-    ranked = sorted(layouts.values(), key=cost)
-    groups, place = ranked[walk.choose(len(ranked))]
-    parts = []
-    for tensor, lazy in zip(tensors, lazies, strict=True):
-        root, view = lazy.root, fit(lazy.view, sized(groups, tensor), present(tensor))
-        if view is None:
-            root, view = walk.settle(tensor), fit(View.of(tensor.shape), sized(groups, tensor), present(tensor))
-            assert view is not None
-        parts.append(walk.place(root, view, extents(sized(groups, tensor))))
-    groups = sized(groups, output)
-    walk.emit(node, parts, {"axis": place}, extents(groups), view_of(groups, len(output.shape)))
     return True
 
 
@@ -368,18 +177,18 @@ Rule = Callable[["Walk", Node], bool]
 RULES: dict[str, Rule] = {
     "permute": _movement,
     "reshape": _movement,
-    "pointwise": _pointwise,
+    "pointwise": pointwise,
     "linear": _rows,
     "layer_norm": _rows,
     "rms_norm": _rows,
     "softmax": _rows,
     "reduce": _reduce,
-    "slice": _slice,
-    "pad": _pad,
-    "gather": _gather,
-    "concat": _concat,
+    "slice": cut,
+    "pad": pad,
+    "gather": gather,
+    "concat": concat,
     "MatMul": _matmul,
     "matmul": _matmul,
     "attention": _attention,
-    **dict.fromkeys(ELEMENTWISE, _pointwise),
+    **dict.fromkeys(ELEMENTWISE, pointwise),
 }
