@@ -39,6 +39,10 @@ demo:
 bench: demo
     {{ bin }}edgevit bench edgevit-demo/mobilevit-xxs-host.edgevit --against onnxruntime
 
+# Measure models beside ONNX Runtime, LiteRT, OpenVINO, MNN and ncnn, each in an environment of its own
+bench-peers *arguments:
+    {{ python }} -m edgevit.bench.contenders {{ arguments }}
+
 # What runs on every change: a clean checkout, README's two lines, all tests, lint
 ci:
     .ci/run

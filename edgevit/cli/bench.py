@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from edgevit.cli.where import Emulate, Key, Local, Rpc, Ssh, Timeout, Tracker, Where
-
-if TYPE_CHECKING:
-    from edgevit.bench.result import BenchResult
 
 
 def bench(
@@ -31,6 +28,9 @@ def bench(
         str | None,
         typer.Option("--against", help="onnxruntime: measured in turns, in a process of its own, here."),
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Time each kernel, and show how well it uses the device.")
+    ] = False,
     reference: Annotated[
         Path | None, typer.Option("--reference", help="The ONNX file for --against, if it has moved.")
     ] = None,
@@ -51,14 +51,19 @@ def bench(
     import json
 
     from edgevit.artifact import load_artifact
-    from edgevit.bench.result import protocol_named
+    from edgevit.bench.profile import ProfileResult
+    from edgevit.bench.profile import profile as time_kernels
+    from edgevit.bench.result import BenchResult, protocol_named
     from edgevit.bench.run import bench as measure
     from edgevit.cli.output import console, print_json, steps
     from edgevit.files import write_atomic
+    from edgevit.report.profile_table import profile_table
     from edgevit.report.tables import bench_table
     from edgevit.sources import load_source
 
     chosen = protocol_named(protocol, samples=samples, seconds=min_seconds)
+    if profile:
+        _refuse_beside_profile({"--against": against, "--seconds": min_seconds, "--csv": as_csv or None})
     where = Where(rpc, tracker, key, ssh, emulate, local, timeout)
     with steps() as shown:
         shown.stage("load")
@@ -66,29 +71,46 @@ def bench(
         model = load_source(loaded.manifest, reference, near=artifact.parent) if against else None
         with where.connect(loaded, shown) as session:
             shown.stage("measure")
-            result = measure(
-                loaded,
-                session,
-                protocol=chosen,
-                threads=threads,
-                against=against,
-                reference=model.source if model else None,
-                progress=shown.share,
-            )
+            result: BenchResult | ProfileResult
+            if profile:
+                result = time_kernels(
+                    loaded, session, samples=chosen.min_samples, threads=threads, progress=shown.share
+                )
+            else:
+                result = measure(
+                    loaded,
+                    session,
+                    protocol=chosen,
+                    threads=threads,
+                    against=against,
+                    reference=model.source if model else None,
+                    progress=shown.share,
+                )
     if output is not None:
         write_atomic(output, json.dumps(result.to_json(), indent=1, sort_keys=True) + "\n")
     if as_json:
         print_json(result.to_json())
-    elif as_csv:
+    elif as_csv and isinstance(result, BenchResult):
         print(result.to_csv(), end="")
     else:
-        console().print(bench_table(result))
-        _print_notes(result)
+        console().print(bench_table(result) if isinstance(result, BenchResult) else profile_table(result))
+        _print_notes(result.notes())
 
 
-def _print_notes(result: BenchResult) -> None:
+def _refuse_beside_profile(options: dict[str, object]) -> None:
+    from edgevit.errors import UserError
+
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise UserError(
+            f"{' and '.join(given)} cannot be combined with --profile.",
+            advice="--samples, --threads, --json and --output can.",
+        )
+
+
+def _print_notes(notes: list[str]) -> None:
     from edgevit.cli.output import console
 
     printer = console()
-    for note in result.notes():
+    for note in notes:
         printer.print(note, soft_wrap=True)

@@ -95,7 +95,8 @@ def segment_entry(segment: Segment, program: ProgramBuilder, clock: Any = None) 
         buffers[WORKSPACE] = tirx.decl_buffer((segment.workspace // 4,), "float32", name=WORKSPACE)
     statements = [
         call_kernel(
-            program.variables[call.function], [_pointer(buffers[place.buffer], place.offset) for place in call.arguments]
+            program.variables[call.function],
+            [_pointer(buffers[place.buffer], place.offset) for place in call.arguments],
         )
         for call in segment.calls
     ]

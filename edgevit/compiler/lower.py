@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.compiler.clock import clock_function
 from edgevit.compiler.entry import build_module, placeholder, segment_entry
-from edgevit.compiler.frontend import to_graph
 from edgevit.compiler.graph import Graph, Node, Tensor
+from edgevit.compiler.prepare import prepare
 from edgevit.compiler.program import KernelCall, ProgramBuilder, Segment
 from edgevit.compiler.rest import REST, import_nodes, schedule_rest
-from edgevit.compiler.rewrite import rewrite
 from edgevit.compiler.roads import MULTIPLYING, Roads, operators, with_rest
 from edgevit.errors import EdgevitError, ToolchainError
 from edgevit.target_schema import Target
@@ -71,9 +70,11 @@ def lower(model: Model, target: Target, records: TuningLog) -> Lowered:
         ToolchainError: TVM or LLVM refused.
     """
     try:
-        graph = to_graph(model)
-        rewrite(graph)
-        return _Lowering(graph, target, records).run()
+        import tvm
+
+        graph = prepare(model)
+        with tvm.target.Target(target.tvm_target()):  # elementary functions look at the current target
+            return _Lowering(graph, target, records).run()
     except EdgevitError:
         raise
     except (RuntimeError, ValueError, TypeError) as error:  # TVM's own errors are RuntimeErrors

@@ -41,12 +41,10 @@ def roads(model: Model) -> Roads:
     Raises:
         ModelError: a shape is not known before the model runs.
     """
-    from edgevit.compiler.frontend import to_graph
     from edgevit.compiler.kernels import claim
-    from edgevit.compiler.rewrite import rewrite
+    from edgevit.compiler.prepare import prepare
 
-    graph = to_graph(model)
-    rewrite(graph)
+    graph = prepare(model)
     macs: Counter[str] = Counter()
     rest: list[Node] = []
     for node in graph.nodes:

@@ -12,13 +12,11 @@ from edgevit.device.session import (
     DeviceInfo,
     DeviceUsage,
     LoadedModel,
-    Readings,
     Session,
     device_errors,
-    gather_readings,
 )
 from edgevit.device.usage import claim_all_cores, machine_facts, process_usage
-from edgevit.device.vm import as_list, dismantle, load_error, profile_runs
+from edgevit.device.vm import as_list, dismantle, load_error
 from edgevit.errors import DeviceMismatch
 
 if TYPE_CHECKING:
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgevit.artifact import Artifact
+    from edgevit.device.readings import Readings
     from edgevit.device.session import Tensors
 
 _THREADS_BIG_CORES = 1
@@ -125,14 +124,14 @@ class LocalModel(LoadedModel):
 
     def profile(self, samples: int, *, timeout: float = RUN_TIMEOUT) -> Readings:  # noqa: ARG002
         """Clock readings around every kernel call."""
+        from edgevit.device.readings import take_readings
+
         entry = self._profile_entry()
         self._refuse_count("samples", samples)
         self._refuse_unready(self._vm, self._arguments)
         with device_errors("profiling", _HERE):
-            return gather_readings(
-                list(profile_runs(self._vm, self._device, entry, self._arguments, samples)),
-                [info.name for info in self.outputs],
-            )
+            names = [info.name for info in self.outputs]
+            return take_readings(self._vm, self._device, entry, self._arguments, names, samples)
 
     def set_threads(self, count: int) -> int:
         """Restrict TVM's pool, which this whole process shares."""

@@ -19,13 +19,11 @@ from edgevit.device.session import (
     DeviceInfo,
     DeviceUsage,
     LoadedModel,
-    Readings,
     Session,
     device_errors,
-    gather_readings,
 )
 from edgevit.device.usage import architecture
-from edgevit.device.vm import as_list, dismantle, load_error, profile_runs
+from edgevit.device.vm import as_list, dismantle, load_error
 from edgevit.errors import DeviceBusy, DeviceError, DeviceMismatch, DeviceUnreachable, EdgevitError
 
 if TYPE_CHECKING:
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgevit.artifact import Artifact
+    from edgevit.device.readings import Readings
     from edgevit.device.session import Tensors
 
 CONNECT_TIMEOUT = 20.0
@@ -302,14 +301,14 @@ class RpcModel(LoadedModel):
 
     def profile(self, samples: int, *, timeout: float = RUN_TIMEOUT) -> Readings:
         """Readings of the device's own clock around every kernel call."""
+        from edgevit.device.readings import take_readings
+
         entry = self._profile_entry()
         self._refuse_count("samples", samples)
         self._refuse_unready(self._vm, self._arguments)
         with self._limit(timeout, "profiling"):
-            return gather_readings(
-                list(profile_runs(self._vm, self._device, entry, self._arguments, samples)),
-                [info.name for info in self.outputs],
-            )
+            names = [info.name for info in self.outputs]
+            return take_readings(self._vm, self._device, entry, self._arguments, names, samples)
 
     def set_threads(self, count: int) -> int:
         """Restrict the runtime to ``count`` threads on the fastest cores."""

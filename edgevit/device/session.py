@@ -9,12 +9,10 @@ Every wait has a limit; when it passes, the call raises and the session is over.
 
 from __future__ import annotations
 
-import itertools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from edgevit.artifact import Artifact
+    from edgevit.device.readings import Readings
 
     Tensors = Mapping[str, NDArray[np.generic]]
 
@@ -112,52 +111,6 @@ def last_line(error: Exception) -> str:
     """What TVM says at the end of its traceback."""
     lines = str(error).strip().splitlines()
     return lines[-1].strip() if lines else type(error).__name__
-
-
-@dataclass(frozen=True)
-class Readings:
-    """What the device's clock said around each kernel call.
-
-    Attributes:
-        segments: int64 nanoseconds since some moment, an array samples × (calls + 1) for each segment: a reading
-            before its first kernel call and one after every call. Between segments, TVM's own loops run.
-        seconds: of each run as a whole.
-        outputs: of the last run.
-    """
-
-    segments: tuple[NDArray[np.int64], ...]
-    seconds: tuple[float, ...]
-    outputs: dict[str, NDArray[np.generic]]
-
-    @property
-    def kernels(self) -> NDArray[np.int64]:
-        """Nanoseconds, samples × kernel calls, in the manifest's order."""
-        import numpy as np
-
-        return np.concatenate([np.diff(readings, axis=1) for readings in self.segments], axis=1)
-
-    @property
-    def between(self) -> NDArray[np.int64]:
-        """Nanoseconds between segments, one sum a sample."""
-        import numpy as np
-
-        total = np.zeros(len(self.seconds), dtype=np.int64)
-        for before, after in itertools.pairwise(self.segments):
-            total += after[:, 0] - before[:, -1]
-        return total
-
-
-def gather_readings(taken: Sequence[tuple[float, Sequence[NDArray[np.generic]]]], names: Sequence[str]) -> Readings:
-    """Readings from each run's seconds and results: the model's outputs ``names``, then every segment's readings."""
-    import numpy as np
-
-    outputs = len(names)
-    segments = zip(*(results[outputs:] for _, results in taken), strict=True)
-    return Readings(
-        tuple(np.stack([reading.astype(np.int64) for reading in runs]) for runs in segments),
-        tuple(seconds for seconds, _ in taken),
-        dict(zip(names, taken[-1][1][:outputs], strict=True)),
-    )
 
 
 class LoadedModel(ABC):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 from edgevit.device.session import last_line
@@ -18,22 +17,6 @@ def dismantle(machine: Any) -> None:
 def as_list(results: Any) -> list[Any]:
     """The outputs of a model that may have one or several."""
     return [results] if hasattr(results, "numpy") else list(results)
-
-
-def profile_runs(
-    machine: Any, device: Any, entry: str, arguments: Sequence[Any], samples: int
-) -> Iterator[tuple[float, list[Any]]]:
-    """Run a function that reads the clock; yields the seconds and the results, as arrays, of each counted run.
-
-    Fetching results in between leaves caches and clocks as a measurement should not find them, so each counted
-    run follows another one on the device itself.
-    """
-    machine.set_input(entry, *arguments)
-    evaluate = machine.time_evaluator("invoke_stateful", device, number=1, repeat=1)
-    for _ in range(samples):
-        seconds = float(evaluate(entry).results[0])
-        # No name for the remote objects: freeing them asks the device too, and that may fail or take time.
-        yield seconds, [result.numpy() for result in as_list(machine.get_outputs(entry))]
 
 
 def load_error(error: Exception, address: str) -> DeviceError:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from edgevit.compiler import rewrite
 from edgevit.compiler.compile import compile_model
@@ -79,13 +79,25 @@ def test_wrong_code_is_never_returned(small_model: Model, monkeypatch: pytest.Mo
     assert caught.value.exit_code == 1
 
 
-def test_a_model_that_tvm_refuses_is_the_models_error(small_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def _volumes() -> Model:
+    """A convolution over three axes, which no kernel family covers."""
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], name="volumes")],
+        "volumes",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 5, 5, 5])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3, 3, 3, 3])],
+        [numpy_helper.from_array(np.ones((3, 2, 3, 3, 3), np.float32), "w")],
+    )
+    return from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+
+def test_a_model_that_tvm_refuses_is_the_models_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise ValueError("while converting\nThe operator is not implemented.")
 
     monkeypatch.setattr("tvm.relax.frontend.onnx.from_onnx", refuse)
     with pytest.raises(ModelError, match="TVM cannot import this model: The operator is not implemented") as caught:
-        compile_model(small_model, "host")
+        compile_model(_volumes(), "host")
     assert caught.value.exit_code == 2
     assert "edgevit info" in str(caught.value.advice)
 

@@ -1,4 +1,4 @@
-"""The default kernel family keeps every kernel's meaning and makes it vectors and threads."""
+"""Every operator computes what ONNX Runtime does, on whichever road it runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import edgevit
 from edgevit.accuracy.check import check
 from edgevit.compiler.compile import compile_model
 from edgevit.compiler.kernels import default
-from edgevit.compiler.lower import to_kernels
+from edgevit.compiler.lower import lower
 from edgevit.errors import DeviceMismatch
 from edgevit.model import Model, from_proto
 from edgevit.targets import get_target
@@ -70,19 +70,15 @@ def test_a_scheduled_kernel_computes_what_onnx_runtime_does(case: str, session: 
     assert result.passed, result.failures
 
 
-def _kernels(model: Model, target: str) -> dict[str, int]:
-    from edgevit.compiler.frontend import to_relax
-
-    return to_kernels(to_relax(model), get_target(target), TuningLog([]))[1]
-
-
-def test_every_kernel_of_the_embedded_model_is_scheduled() -> None:
+def test_every_node_of_the_embedded_model_has_a_kernel() -> None:
     from edgevit.zoo import embedded_model
 
     model = from_proto(embedded_model())
     for target in ("x86-64-v3", "arm64-linux", "armv7-linux"):
-        taken = _kernels(model, target)
-        assert set(taken) == {"default"}
+        lowered = lower(model, get_target(target), TuningLog([]))
+        assert lowered.roads.rest == {}
+        assert "tvm" not in lowered.roads.macs
+        assert not {"default", "plain"} & set(lowered.kernels)
 
 
 def test_the_analytic_tile_fits_the_register_file_of_every_target() -> None:
@@ -103,28 +99,37 @@ def test_a_tuning_record_changes_the_code_and_not_the_result(small_model: Model)
         def __len__(self) -> int:
             return 1
 
-        def best(self, workload: str) -> dict[str, int]:
-            assert workload.startswith("default/1/")
-            return {"rows": 1, "vectors": 1}
+        def best(self, workload: str) -> dict[str, int] | None:
+            if not workload.startswith("conv/1/"):
+                return None
+            return {"rows": 1, "vectors": 1, "block": 1, "panels": 1, "unroll": 1}
 
     target = get_target("host")
     plain = build(small_model, target, Linker(target), TuningLog([]))
     tuned = build(small_model, target, Linker(target), Everything([]))
     assert plain.library != tuned.library
+    assert any(kernel.tuned for kernel in tuned.manifest.program)
+    assert not any(kernel.tuned for kernel in plain.manifest.program)
     with edgevit.connect() as opened:
         assert check(tuned, opened, small_model).passed
 
 
-def test_what_cannot_be_scheduled_keeps_tvms_loops_and_is_counted(
-    small_model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_no_family_covers_is_scheduled_and_counted() -> None:
+    manifest = compile_model(CASES["3d"], "host").manifest
+    assert manifest.rest == {"Conv": 1}
+    assert manifest.macs == {"tvm": manifest.model.macs}
+    assert set(manifest.kernels) & {"default", "plain"}
+    assert manifest.check.status == "passed"
+
+
+def test_what_cannot_be_scheduled_keeps_tvms_loops_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     from tvm import s_tir
 
     def refuse(*_: object) -> None:
         raise s_tir.ScheduleError("this loop carries a dependence")
 
     monkeypatch.setattr(s_tir.Schedule, "parallel", refuse)
-    artifact = compile_model(small_model, "host")
+    artifact = compile_model(CASES["3d"], "host")
     assert set(artifact.manifest.kernels) == {"plain"}
     assert artifact.manifest.check.status == "passed"
 

@@ -86,8 +86,19 @@ class KernelBuilder:
             self.store(buffer, index + done, part, width)
             done += width
 
+    def flatten(self, value: Expr) -> Expr:
+        """The value, with the names inside it turned into statements.
+
+        TVM's simplifier trips over names within a named expression.
+        """
+        while isinstance(value, tirx.Let):
+            self._add(tirx.Bind(value.var, value.value))
+            value = value.body
+        return value
+
     def bind(self, value: Expr, name: str = "value") -> Expr:
         """Name for a value that is used more than once, so that it is computed once."""
+        value = self.flatten(value)
         variable = tirx.Var(self._fresh(name), value.ty)
         self._add(tirx.Bind(variable, value))
         return variable

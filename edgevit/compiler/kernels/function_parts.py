@@ -40,17 +40,6 @@ class Scope:
         self._bound.append((variable, value))
         return variable
 
-    def open(self, value: Expr) -> Expr:
-        """The value without the bindings around it, which become bindings here.
-
-        A chain of bindings compiles in linear time. A binding within a binding's value takes TVM sixteen times as
-        long for every level.
-        """
-        while isinstance(value, tirx.Let):
-            self._bound.append((value.var, value.value))
-            value = value.body
-        return value
-
     def close(self, result: Expr) -> Expr:
         """The result with what it refers to."""
         for variable, value in reversed(self._bound):
@@ -72,7 +61,6 @@ def elementwise(body: _Body[_P]) -> _Function[_P]:
         wide = given.replace("float16", "float32")
         if not wide.startswith("float32"):
             raise ValueError(f"{body.__name__} takes float32 or float16, not {given}")
-        x = scope.open(x)
         result = body(scope, scope.bind(x if wide == given else x.astype(wide)), *args, **kwargs)
         return scope.close(result if wide == given else result.astype(given))
 
@@ -186,7 +174,7 @@ def _extreme(x: Expr, bound: float, intrinsic: str, plain: Callable[[Expr, Expr]
     limit = constant(x, bound)
     if bound == 0.0 and not _triple().startswith(("arm", "aarch64")):
         return plain(limit, x)
-    return tirx.call_llvm_intrin(x.ty, intrinsic, x, limit)
+    return tirx.call_llvm_pure_intrin(x.ty, intrinsic, x, limit)
 
 
 def _triple() -> str:

@@ -89,16 +89,8 @@ def bind(builder: KernelBuilder, value: Expr) -> Expr:
 
 
 def call(builder: KernelBuilder, function: Callable[..., Expr], x: Expr, *params: float) -> Expr:
-    """Elementary function of a float.
-
-    What the function names inside its expression becomes statements: TVM's simplifier trips over names within a
-    named expression.
-    """
-    value = function(x, *params)
-    while isinstance(value, tirx.Let):
-        builder._add(tirx.Bind(value.var, value.value))
-        value = value.body
-    return value
+    """Elementary function of a float, with what it names inside as statements."""
+    return builder.flatten(function(x, *params))
 
 
 def typed(dtype: str, lanes: int) -> str:

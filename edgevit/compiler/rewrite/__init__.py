@@ -57,6 +57,8 @@ REWRITES: tuple[Rewrite, ...] = (
     Rewrite("attention", attention.apply),
     Rewrite("elementwise", elementwise.apply),
     Rewrite("channels_last", channels_last.apply),
+    # Where convolutions compute queries, keys and values, products can be told from images only now.
+    Rewrite("attention_of_images", attention.apply),
     Rewrite("sink", sink.apply),
     Rewrite("fuse", fuse.apply),
     Rewrite("merge_linear", merge_linear.apply),

@@ -1,0 +1,31 @@
+"""The graph that is compiled: rewritten, if every operator that rewriting introduces has a kernel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgevit.compiler.frontend import to_graph
+from edgevit.compiler.kernels import claim
+from edgevit.compiler.rewrite import rewrite
+
+if TYPE_CHECKING:
+    from edgevit.compiler.graph import Graph, Node
+    from edgevit.model import Model
+
+
+def prepare(model: Model) -> Graph:
+    """Rewritten graph of a model.
+
+    Operators of edgevit's own cannot go back to TVM's importer: should one find no kernel (an unusual type, say),
+    the whole graph stays as the model has it, and runs in TVM's loops.
+
+    Raises:
+        ModelError: a shape is not known before the model runs.
+    """
+    graph = to_graph(model)
+    rewrite(graph)
+    return graph if all(map(_has_a_road, graph.nodes)) else to_graph(model)
+
+
+def _has_a_road(node: Node) -> bool:
+    return not node.op.islower() or node.op == "reshape" or claim(node) is not None
