@@ -6,6 +6,7 @@ system compiler or Android NDK can be chosen instead. Linking is reproducible: s
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -18,6 +19,18 @@ from edgevit.errors import ToolchainError, UserError
 from edgevit.target_schema import Target
 
 LINKERS = ("zig", "system", "ndk")
+WEIGHTS_FUNCTION = "edgevit_weights"
+"""C function without arguments, private to each library, that returns the address of its weights."""
+_WEIGHTS_C = """\
+#if defined(__APPLE__)
+__asm__(".section __TEXT,__const\\n.p2align 6\\n_@FUNCTION@_data:\\n.incbin \\"@FILE@\\"\\n.text\\n");
+#else
+__asm__(".pushsection .rodata\\n.balign 64\\n.hidden @FUNCTION@_data\\n.globl @FUNCTION@_data\\n"
+        "@FUNCTION@_data:\\n.incbin \\"@FILE@\\"\\n.popsection\\n");
+#endif
+extern const char @FUNCTION@_data[] __attribute__((visibility("hidden")));
+__attribute__((visibility("hidden"))) const void *@FUNCTION@(void) { return @FUNCTION@_data; }
+"""
 _TIMEOUT_SECONDS = 600.0  # zig builds a C library's stubs the first time it links for a target
 
 
@@ -67,16 +80,39 @@ class Linker:
                 advice="Try another linker with --linker, or run 'edgevit devices doctor'.",
             )
 
-    def link(self, executable: object) -> bytes:
-        """Library for a ``tvm.runtime.Executable``, as bytes."""
+    def link(self, executable: object, weights: bytes = b"") -> bytes:
+        """Library for a ``tvm.runtime.Executable``, as bytes.
+
+        Args:
+            executable: compiled code.
+            weights: constants that the code finds through ``WEIGHTS_FUNCTION``. They become read-only data: a
+                device maps them from the file, and processes share them.
+        """
         with tempfile.TemporaryDirectory(prefix="edgevit-link-") as folder:
             output = Path(folder) / f"model{self.suffix}"
-            executable.export_library(str(output), fcompile=self)  # type: ignore[attr-defined]
+            source = _weights_source(Path(folder), weights) if weights else None
+
+            def link_all(path: str, objects: Sequence[str], options: object = None) -> None:
+                self(path, [*objects, *([str(source)] if source else [])], options)
+
+            link_all.output_format = self.output_format  # type: ignore[attr-defined]
+            link_all.get_target_triple = self.get_target_triple  # type: ignore[attr-defined]
+            executable.export_library(str(output), fcompile=link_all)  # type: ignore[attr-defined]
             return output.read_bytes()
 
 
+def _weights_source(folder: Path, weights: bytes) -> Path:
+    """C file that takes the weights into the library, and offers their address."""
+    data, source = folder / "weights.bin", folder / "weights.c"
+    data.write_bytes(weights)
+    # Compilers that cache by source text do not see the data; its hash makes the text differ when it does.
+    text = _WEIGHTS_C.replace("@FILE@", str(data).replace("\\", "/")).replace("@FUNCTION@", WEIGHTS_FUNCTION)
+    source.write_text(f"/* {hashlib.sha256(weights).hexdigest()} */\n{text}", encoding="utf-8")
+    return source
+
+
 def _flags(target: Target, suffix: str) -> list[str]:
-    shared = ["-shared", "-fPIC", "-s"]
+    shared = ["-shared", "-fPIC", "-s", "-g0"]
     if target.system == "macos":
         # The runtime that loads the library provides its undefined symbols.
         return [*shared, "-Wl,-undefined,dynamic_lookup", f"-Wl,-install_name,@rpath/model{suffix}"]

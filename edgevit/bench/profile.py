@@ -33,9 +33,9 @@ class _Timed(BaseModel):
     Attributes:
         seconds: median over the samples.
         share: of the time that all kernels and TVM's own loops take.
-        flops: two for every multiply-accumulate; other arithmetic is not counted.
+        flops: two for every multiply-accumulate; what is computed on its result is not counted.
         bytes: inputs, weights and outputs, each moved once.
-        gflops_per_second: None where nothing is multiplied and accumulated.
+        gflops_per_second: None where values are only moved.
         peak_share: of the device's measured peak; None where that or the former is not known.
     """
 
@@ -77,6 +77,7 @@ class ProfileResult(BaseModel):
     Attributes:
         date: UTC, ISO 8601.
         threads_asked: None where the runtime's own default was left alone.
+        load_before: one-minute load of the device.
         samples: runs that count.
         latency: of the model as it always runs, without readings of the clock; seconds.
         kernels: slowest first.
@@ -85,7 +86,7 @@ class ProfileResult(BaseModel):
         tvm_seconds: between the kernels, in TVM's own loops and its virtual machine; what such loops do before the
             first kernel or after the last is not in it.
         outside_seconds: the median latency less both of these: entering the model, allocating, TVM's loops at its
-            ends. Negative when that costs less than reading the clock.
+            ends, interruptions. Negative when that costs less than reading the clock.
         rest: operators left to TVM's own loops, and how many.
         peak_flops_per_second: most that the device computed on as many threads; None where it was not measured.
         peak_failure: why not.
@@ -104,6 +105,7 @@ class ProfileResult(BaseModel):
     device: DeviceInfo
     threads_asked: int | None
     threads_seen: int | None
+    load_before: float | None
     samples: int
     latency: LatencySummary
     kernels: tuple[KernelTime, ...]
@@ -123,14 +125,19 @@ class ProfileResult(BaseModel):
         if self.rest:
             parts.append(f"{seconds(self.tvm_seconds)} left to TVM ({_listed(self.rest)})")
         outside = max(0.0, self.outside_seconds)
-        notes = [
-            f"one call takes {seconds(self.latency.p50)} (median): {', '.join(parts)}, {seconds(outside)} outside of them"
-        ]
+        parts.append(f"{seconds(outside)} outside of them")
+        notes = [f"one call takes {seconds(self.latency.p50)} (median): {', '.join(parts)}"]
         if self.peak_flops_per_second is not None:
             threads = "1 thread" if self.threads_seen == 1 else f"{self.threads_seen} threads"
             notes.append(f"peak, measured on {threads}: {self.peak_flops_per_second / 1e9:.1f} GFLOP/s")
         else:
             notes.append(f"no peak was measured: {self.peak_failure}")
+        cores = self.device.cores or 1
+        if self.load_before is not None and self.load_before > 0.5 * cores:
+            notes.append(
+                f"the device was busy before (load {self.load_before:.2f} on {cores} cores): other work takes time "
+                "from kernels, and more from what is outside of them"
+            )
         return notes
 
     def to_json(self) -> dict[str, Any]:
@@ -167,9 +174,9 @@ def profile(
         if threads is not None:
             model.set_threads(threads)
         model.set_inputs(seeded_inputs(artifact.manifest.inputs, seed=0), timeout=_TIMEOUT_SECONDS)
+        usage = model.usage()
         calls, between, latencies = _measure(model, samples, progress)
-        seen = model.usage().threads
-    peak, failure = _peak(artifact, session, seen)
+    peak, failure = _peak(artifact, session, usage.threads)
     manifest = artifact.manifest
     latency = summarise(latencies)
     inside = sum(calls) + between
@@ -183,7 +190,8 @@ def profile(
         tools=manifest.tools,
         device=session.describe(),
         threads_asked=threads,
-        threads_seen=seen,
+        threads_seen=usage.threads,
+        load_before=usage.load_average,
         samples=samples,
         latency=latency,
         kernels=_by_kernel(manifest.program, calls, inside, peak),

@@ -93,7 +93,8 @@ def bench(
     elif as_csv and isinstance(result, BenchResult):
         print(result.to_csv(), end="")
     else:
-        console().print(bench_table(result) if isinstance(result, BenchResult) else profile_table(result))
+        shows = console()
+        shows.print(bench_table(result) if isinstance(result, BenchResult) else profile_table(result, shows.width))
         _print_notes(result.notes())
 
 

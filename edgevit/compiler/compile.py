@@ -85,7 +85,7 @@ def build(model: Model, target: Target, linker: Linker, records: TuningLog, stag
     stage("generate code")
     lowered = lower(model, target, records)
     stage("link")
-    library = linker.link(lowered.executable)
+    library = linker.link(lowered.executable, lowered.weights)
     name = f"model{linker.suffix}"
     report = describe(model)
     manifest = Manifest(

@@ -8,6 +8,7 @@ from typing import Any
 from tvm import IRModule, ir, tirx
 
 from edgevit.compiler.program import WEIGHTS, WORKSPACE, ProgramBuilder, Segment
+from edgevit.link import WEIGHTS_FUNCTION
 from edgevit.target_schema import Target
 
 TIMES = "times"
@@ -31,7 +32,7 @@ def build_module(
     import tvm
     from tvm import relax
 
-    @tvm.transform.module_pass(opt_level=0, name="AddKernels")
+    @tvm.transform.module_pass(opt_level=0, name="AddKernels")  # type: ignore[untyped-decorator]
     def add_kernels(module: Any, _: Any) -> Any:
         functions = dict(module.functions_items())
         for name, function in (bodies or {}).items():
@@ -73,8 +74,8 @@ def call_kernel(kernel: Any, pointers: Sequence[Any]) -> Any:
 def segment_entry(segment: Segment, program: ProgramBuilder, clock: Any = None) -> Any:
     """Function that runs a segment's kernels.
 
-    Its tensors are the segment's inputs, the weights, the segment's outputs, the clock's readings and the
-    workspace, in this order; weights and workspace are absent where there are none.
+    Its tensors are the segment's inputs and outputs, the clock's readings and the workspace, in this order; the
+    workspace is absent where there is none. It finds the weights in the library that it is linked into.
 
     Args:
         segment: what to run.
@@ -85,14 +86,20 @@ def segment_entry(segment: Segment, program: ProgramBuilder, clock: Any = None) 
     buffers: dict[Any, Any] = {}
     for index, tensor in enumerate(segment.inputs):
         buffers[tensor] = tirx.decl_buffer(tensor.shape, tensor.dtype, name=f"input{index}")
-    if program.weights.size:
-        buffers[WEIGHTS] = tirx.decl_buffer((program.weights.size // 4,), "float32", name=WEIGHTS)
     for index, tensor in enumerate(segment.outputs):
         buffers[tensor] = tirx.decl_buffer(tensor.shape, tensor.dtype, name=f"output{index}")
     if clock is not None:
         buffers[TIMES] = tirx.decl_buffer((len(segment.calls) + 1,), "int64", name=TIMES)
     if segment.workspace:
         buffers[WORKSPACE] = tirx.decl_buffer((segment.workspace // 4,), "float32", name=WORKSPACE)
+    parameters = list(buffers.values())
+    opening = []
+    if program.weights.size:
+        kind = ir.PointerType(ir.PrimType("float32"))
+        pointer = tirx.Var("weights_pointer", kind)
+        buffers[WEIGHTS] = tirx.decl_buffer((program.weights.size // 4,), "float32", name=WEIGHTS, data=pointer)
+        opening.append(tirx.Bind(pointer, tirx.call_extern(kind, WEIGHTS_FUNCTION)))
+        opening.append(tirx.DeclBuffer(buffers[WEIGHTS], data=pointer))
     statements = [
         call_kernel(
             program.variables[call.function],
@@ -103,8 +110,9 @@ def segment_entry(segment: Segment, program: ProgramBuilder, clock: Any = None) 
     if clock is not None:
         readings = [call_kernel(clock, [address(buffers[TIMES], index)]) for index in range(len(statements) + 1)]
         statements = [readings[0], *(one for pair in zip(statements, readings[1:], strict=True) for one in pair)]
+    statements = [*opening, *statements]
     body = statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
-    return tirx.PrimFunc(list(buffers.values()), body).with_attr("tirx.noalias", True)
+    return tirx.PrimFunc(parameters, body).with_attr("tirx.noalias", True)
 
 
 def placeholder(function: Any) -> Any:

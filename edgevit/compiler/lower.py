@@ -41,6 +41,7 @@ class Lowered:
 
     Attributes:
         executable: TVM's executable; its ``export_library`` hands object files to a linker.
+        weights: constants of all kernels, which the linker takes into the library.
         calls: kernels in execution order.
         roads: which share of the work runs in whose code.
         rest_kernels: kernels of what TVM imported, by the schedule they took.
@@ -48,6 +49,7 @@ class Lowered:
     """
 
     executable: tvm.runtime.Executable
+    weights: bytes
     calls: tuple[KernelCall, ...]
     roads: Roads
     rest_kernels: dict[str, int]
@@ -112,28 +114,25 @@ class _Lowering:
         self.bodies: dict[str, Any] = {}
 
     def run(self) -> Lowered:
-        from tvm import relax
-
         parts = [(covered, list(nodes)) for covered, nodes in groupby(self.graph.nodes, self.program.covers)]
         steps = [self.program.segment(nodes) if covered else self._import(nodes) for covered, nodes in parts]
         self.segments = [step for step in steps if isinstance(step, Segment) and step.calls]
-        # One constant for both functions: the library holds it once.
-        weights = relax.const(self.program.weights.block()) if self.program.weights.size else None
-        self._function(ENTRY, steps, weights)
+        self._function(ENTRY, steps)
         kernels = {self.program.variables[name]: function for name, function in self.program.functions.items()}
         if self.segments:
-            self._function(PROFILE, steps, weights, profile=True)
+            self._function(PROFILE, steps, profile=True)
             kernels[self.clock] = clock_function(self.target)
         module, rest_kernels = schedule_rest(self.builder.get(), self.target)
         return Lowered(
             build_module(module, self.target, kernels, self.bodies),
+            self.program.weights.block(),
             tuple(call.info for segment in self.segments for call in segment.calls),
             self._roads(),
             rest_kernels,
             max((segment.workspace for segment in self.segments), default=0),
         )
 
-    def _function(self, name: str, steps: Sequence[Segment | _Rest], weights: Any, *, profile: bool = False) -> None:
+    def _function(self, name: str, steps: Sequence[Segment | _Rest], *, profile: bool = False) -> None:
         """Add a function that computes the model; a profile also returns each segment's clock readings."""
         from tvm import relax
 
@@ -146,7 +145,7 @@ class _Lowering:
                     if isinstance(step, _Rest):
                         self._call_rest(step)
                     elif step.calls:
-                        times += self._call_segment(step, weights, profile)
+                        times += self._call_segment(step, profile)
                 results = [self.builder.emit_output(self._value(tensor)) for tensor in self.graph.outputs]
                 results += [self.builder.emit_output(readings) for readings in times]
             self.builder.emit_func_output(results[0] if len(results) == 1 else relax.Tuple(results))
@@ -164,14 +163,14 @@ class _Lowering:
         self.rest += nodes
         return _Rest(variable, inputs, outputs)
 
-    def _call_segment(self, segment: Segment, weights: Any, profile: bool) -> list[Any]:
+    def _call_segment(self, segment: Segment, profile: bool) -> list[Any]:
         """Emit a call of a segment's own function; returns its clock readings, if it takes any."""
         from tvm import relax
 
         name = f"segment{len(self.bodies)}"
         self.bodies[name] = segment_entry(segment, self.program, self.clock if profile else None)
         variable = self.builder.add_func(placeholder(self.bodies[name]), name)
-        arguments = [self._value(tensor) for tensor in segment.inputs] + ([weights] if weights is not None else [])
+        arguments = [self._value(tensor) for tensor in segment.inputs]
         types = [_type(tensor) for tensor in segment.outputs]
         if profile:
             types.append(relax.TensorType((len(segment.calls) + 1,), "int64"))

@@ -94,9 +94,9 @@ class Weights:
             self.size += len(content) + padding
         return self._offsets[content]
 
-    def block(self) -> np.ndarray[Any, Any]:
-        """Everything, as float32 words."""
-        return np.frombuffer(b"".join(self._parts) or bytes(64), dtype=np.float32)
+    def block(self) -> bytes:
+        """Everything."""
+        return b"".join(self._parts)
 
 
 class ProgramBuilder:

@@ -65,8 +65,8 @@ class Blocking:
 
     def key_tile(self, vectors: int) -> int:
         """``key_rows``, or fewer where a tile of scores needs more registers than there are."""
-        # By lane, every row holds on to four of its elements.
-        held = vectors if self.by_lane else vectors + 1
+        # By lane, every row holds on to four of its elements; with no register to spare, LLVM's scheduler spills.
+        held = vectors + 4 if self.by_lane else vectors + 1
         return max(1, min(self.key_rows, (self.registers - held) // (vectors + self.by_lane)))
 
     def value_tile(self, vectors: int) -> int:

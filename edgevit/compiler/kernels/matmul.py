@@ -15,7 +15,7 @@ import numpy as np
 from edgevit.compiler.graph import Node
 from edgevit.compiler.kernels.builder import Expr, KernelBuilder, minimum
 from edgevit.compiler.kernels.epilogue import Epilogue
-from edgevit.compiler.kernels.tile import Columns, Run, Tile, best_tile, split_columns
+from edgevit.compiler.kernels.tile import Columns, Run, Tile, best_tile, lane_steps, split_columns
 from edgevit.compiler.pointwise import Pointwise
 from edgevit.target_schema import Target
 from edgevit.tuning.records import Choice
@@ -110,7 +110,8 @@ class _Emitter:
 
     def __init__(self, workload: Workload, target: Target, choice: Choice, name: str) -> None:
         self.w = workload
-        lanes = target.vector.lanes(8 * np.dtype(workload.dtype).itemsize)
+        bits = 8 * np.dtype(workload.dtype).itemsize
+        lanes, self.lane_steps = target.vector.lanes(bits), lane_steps(target, bits)
         self.panels = split_columns(workload.columns, lanes, choice["vectors"])
         self.rows = min(choice["rows"], workload.rows)
         tiles = -(-workload.rows // self.rows)
@@ -188,7 +189,7 @@ class _Emitter:
         self, scratch: Any, panel: int, columns: Columns, left: Expr, element: Expr, row: Expr, rows: int
     ) -> None:
         starts = [columns.start + sum(columns.valid[:v]) for v in range(len(columns.lanes))]
-        tile = Tile(self.b, rows, columns, self.w.dtype)
+        tile = Tile(self.b, rows, columns, self.w.dtype, self.lane_steps)
         tile.start(lambda v: self.epilogue.start(starts[v], columns.lanes[v], columns.valid[v]))
         base = self.b.bind(left + row * self.w.depth, "base")
         tile.accumulate(Run(self.w.depth, lambda r: base + r * self.w.depth, self.left, panel), scratch)

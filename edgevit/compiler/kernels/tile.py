@@ -2,7 +2,9 @@
 
 A tile computes ``rows`` × ``columns`` results: it keeps one accumulator per row and vector of columns in
 registers, and for every step of the reduction loads one vector of weights per column vector and one scalar per
-row, which it spreads over the lanes. Weights come packed in panels, so that a step's vectors lie side by side.
+row, which it spreads over the lanes. Where multiply-adds can take a scalar from a vector's lane (64-bit ARM), a
+row's elements for several steps are loaded as one vector instead. Weights come packed in panels, so that a step's
+vectors lie side by side.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 from tvm import tirx
 
 from edgevit.compiler.kernels.builder import Expr, KernelBuilder, powers_of_two
+from edgevit.compiler.kernels.lanes import take_lanes
 from edgevit.target_schema import Target
 
 
@@ -100,13 +103,17 @@ class Tile:
         rows: results in the other direction.
         columns: vectors in a row.
         dtype: of operands and accumulators.
+        steps: of the reduction for which a row's elements are loaded as one vector; see :func:`lane_steps`.
     """
 
-    def __init__(self, builder: KernelBuilder, rows: int, columns: Columns, dtype: str = "float32") -> None:
+    def __init__(
+        self, builder: KernelBuilder, rows: int, columns: Columns, dtype: str = "float32", steps: int = 1
+    ) -> None:
         self.rows = rows
         self.columns = columns
         self._builder = builder
         self._dtype = dtype
+        self._steps = steps
         self._registers = builder.registers(rows * columns.packed, dtype, "accumulators")
 
     def start(self, value: Callable[[int], Expr]) -> None:
@@ -121,28 +128,34 @@ class Tile:
         self.start(lambda v: self._builder.constant(0.0, self._dtype, self.columns.lanes[v]))
 
     def accumulate(self, run: Run, weights: Any, unroll: int = 1) -> None:
-        """Add the products of one run of the reduction."""
+        """Add the products of one run of the reduction; ``unroll`` loads of a row make one round of the loop."""
         builder = self._builder
         rows = [builder.bind(run.row(row), "row") if self.rows > 1 else run.row(row) for row in range(self.rows)]
-        whole = run.length // unroll
+        together = unroll * self._steps
+        whole = run.length // together
         with builder.loop(whole, "k") as k:
-            for step in range(unroll):
-                self._step(run, weights, rows, k * unroll + step)
-        for step in range(whole * unroll, run.length):
-            self._step(run, weights, rows, tirx.const(step, "int32"))
+            for step in range(0, together, self._steps):
+                self._add(run, weights, rows, k * together + step, self._steps)
+        for step in range(whole * together, run.length):
+            self._add(run, weights, rows, tirx.const(step, "int32"), 1)
 
-    def _step(self, run: Run, weights: Any, rows: list[Expr], k: Expr) -> None:
+    def _add(self, run: Run, weights: Any, rows: list[Expr], k: Expr, steps: int) -> None:
+        """Steps ``k`` and up, with one load per row."""
         builder = self._builder
-        place, vectors = run.panel + k * self.columns.packed, []
-        for lanes in self.columns.lanes:
-            vectors.append(builder.bind(builder.load(weights, place, lanes), "weights"))
-            place = place + lanes
-        for row in range(self.rows):
-            scalar = builder.bind(builder.load(run.buffer, rows[row] + k), "scalar")
-            for vector, lanes in enumerate(self.columns.lanes):
-                where = self._place(row, vector)
-                sum_ = builder.load(self._registers, where, lanes) + builder.splat(scalar, lanes) * vectors[vector]
-                builder.store(self._registers, where, sum_, lanes)
+        loaded = [builder.load(run.buffer, row + k, steps) for row in rows]
+        if steps > 1:
+            loaded = [builder.bind(vector, "steps") for vector in loaded]
+        for step in range(steps):
+            place, vectors = run.panel + (k + step) * self.columns.packed, []
+            for lanes in self.columns.lanes:
+                vectors.append(builder.bind(builder.load(weights, place, lanes), "weights"))
+                place = place + lanes
+            for row in range(self.rows):
+                scalar = builder.bind(take_lanes([loaded[row]], [step]) if steps > 1 else loaded[row], "scalar")
+                for vector, lanes in enumerate(self.columns.lanes):
+                    where = self._place(row, vector)
+                    sum_ = builder.load(self._registers, where, lanes) + builder.splat(scalar, lanes) * vectors[vector]
+                    builder.store(self._registers, where, sum_, lanes)
 
     def result(self, row: int, vector: int) -> Expr:
         """Accumulators of one row and column vector."""
@@ -174,30 +187,44 @@ def load_first(load: Callable[[int, int], Expr], lanes: int, count: int) -> Expr
     return tirx.Shuffle(parts, [tirx.const(lane, "int32") for lane in order])
 
 
+def lane_steps(target: Target, element_bits: int = 32) -> int:
+    """Elements of a row that one load brings in: a vector of them where multiply-adds take lanes, else one."""
+    return target.vector.lanes(element_bits) if target.architecture == "aarch64" else 1
+
+
 def best_tile(row_count: int, column_count: int, target: Target, element_bits: int = 32) -> tuple[int, int]:
     """Rows and vectors of the tile with the fewest estimated cycles on the target.
 
     A step costs its multiply-adds or its loads, whichever is more, at two of each per cycle, plus a little for
     the loop; edges that do not fill a tile cost what their own smaller tiles do.
     """
-    lanes, registers = target.vector.lanes(element_bits), target.vector.registers
+    lanes, steps = target.vector.lanes(element_bits), lane_steps(target, element_bits)
     best, best_cost = (1, 1), float("inf")
     for vectors in range(1, 7):
         for rows in range(1, 17):
-            if rows * vectors + vectors + 1 > registers:
+            if not _fits(rows, vectors, steps, target):
                 continue
             cost = 0.0
             full, rest = divmod(row_count, rows)
             for panel in split_columns(column_count, lanes, vectors):
                 used = len(panel.lanes)
-                cost += full * _step_cycles(rows, used) + (_step_cycles(rest, used) if rest else 0.0)
+                cost += full * _step_cycles(rows, used, steps, target)
+                cost += _step_cycles(rest, used, steps, target) if rest else 0.0
             if cost < best_cost * 0.999:
                 best, best_cost = (rows, vectors), cost
     return best
 
 
-def _step_cycles(rows: int, vectors: int) -> float:
+def _fits(rows: int, vectors: int, steps: int, target: Target) -> bool:
+    """Whether a tile's values fit the registers; on ARM, LLVM's scheduler spills unless it has some to spare."""
+    scalars, spare = (rows, 4) if steps > 1 else (1, 2 if target.architecture == "arm" else 0)
+    return rows * vectors + vectors + scalars + spare <= target.vector.registers
+
+
+def _step_cycles(rows: int, vectors: int, steps: int, target: Target) -> float:
+    if target.architecture == "arm":  # one at a time
+        return rows * vectors + rows + vectors
     # Fused multiply-add takes four cycles on current cores: fewer than eight accumulators cannot keep two busy.
     multiply = max(rows * vectors, 8) / 2
-    loads = (rows + vectors) / 2
-    return max(multiply, loads) + 0.15 * loads + 0.5
+    loads = (rows / steps + vectors) / 2
+    return max(multiply, loads) + 0.15 * loads + 0.5 / steps

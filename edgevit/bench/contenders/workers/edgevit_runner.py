@@ -1,40 +1,51 @@
-"""edgevit: an artifact's library on TVM's runtime, without the compiler, as an application would run it."""
+"""edgevit: an artifact's library on TVM's runtime, without the compiler and without TVM's Python package.
+
+That is what an application loads: two C++ libraries and the model.
+"""
 
 import ctypes
 import json
-import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-os.environ["TVM_USE_RUNTIME_LIB"] = "1"
+import numpy as np
+import tvm_ffi
 
-import tvm
-from tvm.runtime.vm import VirtualMachine
+_CPU, _FIRST, _POOLED_MEMORY = 1, 0, 2
 
 
 class Runner:
     """A virtual machine on the artifact's folder. ``TVM_NUM_THREADS`` was set before this process began."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        # Sorting lies in a library of its own, which only the compiler loads by itself.
-        for extra in (Path(tvm.__file__).parent / "lib").glob("libtvm_runtime_extra.*"):
-            ctypes.CDLL(str(extra))
+        package = find_spec("tvm")
+        assert package is not None
+        assert package.origin is not None
+        libraries = Path(package.origin).parent / "lib"
+        # Sorting lies in a library of its own.
+        for name in ("libtvm_runtime", "libtvm_runtime_extra"):
+            for path in libraries.glob(f"{name}.*"):
+                ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
         folder = Path(config["model"])
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         self.version = str(manifest["tools"]["edgevit"])
         self._entry = manifest["library"]["entry"]
-        library = tvm.runtime.load_module(str(folder / manifest["library"]["file"]))
-        self._machine = VirtualMachine(library, tvm.cpu(0))
+        library = tvm_ffi.load_module(str(folder / manifest["library"]["file"]))
+        self._machine = library["vm_load_executable"]()
+        self._machine["vm_initialization"](_CPU, _FIRST, _POOLED_MEMORY)
+        self._functions = {name: self._machine[name] for name in ("set_input", "invoke_stateful", "get_output")}
+        self._outputs = len(manifest["outputs"])
         self._inputs: list[Any] = []
 
     def set_inputs(self, arrays: dict[str, Any]) -> None:
         """Inputs of the next calls."""
-        self._inputs = [tvm.runtime.tensor(array) for array in arrays.values()]
+        self._inputs = [tvm_ffi.from_dlpack(np.ascontiguousarray(array)) for array in arrays.values()]
 
     def run(self) -> list[Any]:
         """One call."""
-        self._machine.set_input(self._entry, *self._inputs)
-        self._machine.invoke_stateful(self._entry)
-        results = self._machine.get_outputs(self._entry)
-        results = [results] if hasattr(results, "numpy") else list(results)
-        return [result.numpy() for result in results]
+        self._functions["set_input"](self._entry, *self._inputs)
+        self._functions["invoke_stateful"](self._entry)
+        if self._outputs == 1:
+            return [np.from_dlpack(self._functions["get_output"](self._entry))]
+        return [np.from_dlpack(self._functions["get_output"](self._entry, index)) for index in range(self._outputs)]
