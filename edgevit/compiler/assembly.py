@@ -224,10 +224,13 @@ def kernel_assembly(family: KernelFamily, workload: Any, target: Target, choice:
         target: to generate code for.
         choice: None for the family's analytic default.
     """
+    import tvm
+
     from edgevit.compiler.entry import build_module, kernel_entry
 
     chosen = choice if choice is not None else family.analytic_default(workload, target)
-    function = family.emit(workload, target, chosen, "kernel")
+    with tvm.target.Target(target.tvm_target()):  # elementary functions look at the current target
+        function = family.emit(workload, target, chosen, "kernel")
     return module_assembly(build_module(kernel_entry(function, _argument_sizes(function)), target).mod)
 
 

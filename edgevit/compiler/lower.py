@@ -158,8 +158,7 @@ class _Lowering:
         return Roads(with_rest(macs, self.rest, self.graph), operators(self.rest))
 
     def _import(self, nodes: Sequence[Node]) -> _Rest:
-        function, inputs, outputs = import_nodes(nodes, self.graph)
-        variable = self.builder.add_func(function, f"{REST}{len(self.rest)}")
+        variable, inputs, outputs = import_nodes(nodes, self.graph, self.builder, f"{REST}{len(self.rest)}")
         self.rest += nodes
         return _Rest(variable, inputs, outputs)
 

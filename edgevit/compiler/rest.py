@@ -13,8 +13,13 @@ REST = "rest"
 """What the names of imported functions begin with."""
 
 
-def import_nodes(nodes: Sequence[Node], graph: Graph) -> tuple[Any, list[Tensor], list[Tensor]]:
-    """Relax function for some consecutive nodes, the values it takes and those it returns.
+def import_nodes(
+    nodes: Sequence[Node], graph: Graph, builder: Any, name: str
+) -> tuple[Any, list[Tensor], list[Tensor]]:
+    """Add a Relax function that computes some consecutive nodes to a module under construction.
+
+    Returns:
+        Its global variable, the values it takes and those it returns.
 
     Raises:
         ModelError: TVM's importer refuses them.
@@ -30,7 +35,26 @@ def import_nodes(nodes: Sequence[Node], graph: Graph) -> tuple[Any, list[Tensor]
             where=", ".join(layer for node in nodes for layer in node.layers)[:200],
             advice="Run 'edgevit info' on it; exporting with a lower opset or simpler operators often helps.",
         ) from error
-    return module["main"].without_attr("global_symbol"), inputs, outputs
+    return _join(module, builder, name), inputs, outputs
+
+
+def _join(module: Any, builder: Any, name: str) -> Any:
+    """Add the importer's ``main`` as ``name``, and the loops that it calls under names of their own."""
+    from tvm import relax
+
+    loops = {
+        variable.name_hint: builder.add_func(function.without_attr("global_symbol"), f"{name}_{variable.name_hint}")
+        for variable, function in module.functions_items()
+        if variable.name_hint != "main"
+    }
+
+    @relax.expr_functor.mutator
+    class Rename(relax.PyExprMutator):  # type: ignore[misc,name-defined]
+        def visit_global_var_(self, variable: Any) -> Any:
+            return loops.get(variable.name_hint, variable)
+
+    main = module["main"].without_attr("global_symbol")
+    return builder.add_func(Rename(builder.get()).visit_expr(main) if loops else main, name)
 
 
 def to_onnx(nodes: Sequence[Node], graph: Graph) -> tuple[Any, list[Tensor], list[Tensor]]:

@@ -122,6 +122,21 @@ def test_what_no_family_covers_is_scheduled_and_counted() -> None:
     assert manifest.check.status == "passed"
 
 
+def test_operators_that_tvm_imports_with_loops_of_their_own() -> None:
+    """TVM's importer may bring functions besides the model's own; they have to come along."""
+    shapes = {"a": (2, 3, 4), "b": (2, 4, 6), "c": (2, 6, 5)}
+    graph = helper.make_graph(
+        [helper.make_node("Einsum", list(shapes), ["y"], equation="bij,bjk,bkl->bil")],
+        "einsum",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (2, 3, 5))],
+    )
+    model = from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    manifest = compile_model(model, "host").manifest
+    assert manifest.rest == {"Einsum": 1}
+    assert manifest.check.status == "passed"
+
+
 def test_what_cannot_be_scheduled_keeps_tvms_loops_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     from tvm import s_tir
 

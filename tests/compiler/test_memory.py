@@ -1,5 +1,6 @@
 """The static memory plan."""
 
+import itertools
 import random
 
 from edgevit.compiler.memory import ALIGNMENT, Lifetime, aligned, plan
@@ -24,7 +25,7 @@ def test_blocks_alive_together_never_share_memory():
 def test_a_chain_needs_its_two_largest_neighbours_only():
     sizes = [6400, 640, 3200, 64, 1280]
     blocks = [Lifetime(size, step, step + 1) for step, size in enumerate(sizes)]
-    assert plan(blocks)[1] == max(aligned(a) + aligned(b) for a, b in zip(sizes, sizes[1:], strict=False))
+    assert plan(blocks)[1] == max(aligned(a) + aligned(b) for a, b in itertools.pairwise(sizes))
 
 
 def test_nothing_needs_nothing():

@@ -51,9 +51,7 @@ class KernelBuilder:
         """Array in the thread's own workspace, which the runtime keeps from run to run."""
         return self._allocate(size, dtype, name, "global")
 
-    def _allocate(
-        self, size: int, dtype: str, name: str, scope: str, annotations: dict[str, Any] | None = None
-    ) -> Any:
+    def _allocate(self, size: int, dtype: str, name: str, scope: str, annotations: dict[str, Any] | None = None) -> Any:
         buffer = tirx.decl_buffer((size,), dtype, name=self._fresh(name), scope=scope)
         self._add(tirx.AllocBuffer(buffer, annotations=annotations or {}))
         return buffer

@@ -40,7 +40,8 @@ class Workload:
         pads: top, left, bottom, right.
         groups: channel groups.
         epilogue: applied to the result.
-        dtype: of input, weights and output.
+        dtype: of input and weights. With float16 the sums and the epilogue are float32, and the epilogue is never
+            absent: it says what the output is.
     """
 
     batch: int
@@ -104,10 +105,12 @@ class Workload:
 
 def claim(node: Node) -> Workload | None:
     """Workload of a ``conv`` or ``linear`` node."""
-    if node.op not in ("conv", "linear") or node.output.dtype not in ("float32", "float16"):
+    if node.op not in ("conv", "linear") or node.input(0).dtype not in ("float32", "float16"):
         return None
-    epilogue = node.attrs.get("epilogue")
-    x, dtype = node.input(0), node.output.dtype
+    epilogue: Pointwise | bool | None = node.attrs.get("epilogue")
+    x, dtype = node.input(0), node.input(0).dtype
+    if node.output.dtype != (epilogue.dtype if isinstance(epilogue, Pointwise) else "float32"):
+        return None
     if node.op == "linear":
         depth, channels = node.input(1).shape
         rows = x.size // depth

@@ -67,7 +67,7 @@ class Workload:
 
 def claim(node: Node) -> Workload | None:
     """Workload of a ``matmul`` node."""
-    if node.op != "matmul" or node.output.dtype not in ("float32", "float16"):
+    if node.op != "matmul" or any(t.dtype != "float32" for t in (*node.inputs[:2], node.output)):
         return None
     a, b, shape = node.input(0).shape, node.input(1).shape, node.output.shape
     if len(a) < 2 or len(b) < 2:
@@ -76,9 +76,7 @@ def claim(node: Node) -> Workload | None:
     batch = shape[:-2]
     left, right = ((1,) * (len(batch) + 2 - len(s)) + s[:-2] for s in (a, b))
     columns = b[-2] if transpose else b[-1]
-    return Workload(
-        batch, left, right, a[-2], a[-1], columns, transpose, node.attrs.get("epilogue"), node.output.dtype
-    )
+    return Workload(batch, left, right, a[-2], a[-1], columns, transpose, node.attrs.get("epilogue"), node.output.dtype)
 
 
 def space(workload: Workload, target: Target) -> dict[str, tuple[int, ...]]:
