@@ -37,6 +37,7 @@ Architecture = Literal["aarch64", "arm", "x86_64"]
 System = Literal["linux", "macos"]
 
 _ARCHITECTURES: dict[str, Architecture] = {"aarch64": "aarch64", "armv7a": "arm", "x86_64": "x86_64"}
+_IN_ORDER = frozenset({"cortex-a7", "cortex-a35", "cortex-a53", "cortex-a55", "cortex-a510", "cortex-a520"})
 _VERSION = re.compile(r"\.([0-9]+(?:\.[0-9]+)*)$")
 
 
@@ -185,6 +186,11 @@ class Target(_Schema):
     def system(self) -> System:
         """Operating system."""
         return "macos" if "macos" in self.triple else "linux"
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the processor runs instructions in the order LLVM gives them, which then loads further ahead."""
+        return self.cpu in _IN_ORDER
 
     def has(self, feature: str) -> bool:
         """Whether ``feature`` (LLVM's name, no sign) is listed as present."""

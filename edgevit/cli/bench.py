@@ -31,8 +31,11 @@ def bench(
     profile: Annotated[
         bool, typer.Option("--profile", help="Time each kernel, and show how well it uses the device.")
     ] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Run nothing: estimate the cycles of each kernel with llvm-mca.")
+    ] = False,
     reference: Annotated[
-        Path | None, typer.Option("--reference", help="The ONNX file for --against, if it has moved.")
+        Path | None, typer.Option("--reference", help="The ONNX file for --against or --estimate, if it has moved.")
     ] = None,
     rpc: Rpc = None,
     tracker: Tracker = None,
@@ -61,9 +64,13 @@ def bench(
     from edgevit.report.tables import bench_table
     from edgevit.sources import load_source
 
+    if estimate:
+        _refuse_beside("--estimate", {"--against": against, "--profile": profile or None, "--csv": as_csv or None})
+        _estimate(artifact, reference, output, as_json)
+        return
     chosen = protocol_named(protocol, samples=samples, seconds=min_seconds)
     if profile:
-        _refuse_beside_profile({"--against": against, "--seconds": min_seconds, "--csv": as_csv or None})
+        _refuse_beside("--profile", {"--against": against, "--seconds": min_seconds, "--csv": as_csv or None})
     where = Where(rpc, tracker, key, ssh, emulate, local, timeout)
     with steps() as shown:
         shown.stage("load")
@@ -98,14 +105,42 @@ def bench(
         _print_notes(result.notes())
 
 
-def _refuse_beside_profile(options: dict[str, object]) -> None:
+def _estimate(artifact: Path, reference: Path | None, output: Path | None, as_json: bool) -> None:
+    """Recompile the artifact's model for its target, kernel by kernel, and print what they may cost."""
+    import json
+
+    from edgevit.artifact import load_artifact
+    from edgevit.bench.estimate import estimate
+    from edgevit.cli.output import console, print_json, steps
+    from edgevit.files import write_atomic
+    from edgevit.report.estimate_table import estimate_table
+    from edgevit.sources import load_source
+    from edgevit.tuning.records import load_tuning_log
+
+    with steps() as shown:
+        shown.stage("load")
+        manifest = load_artifact(artifact).manifest
+        model = load_source(manifest, reference, near=artifact.parent)
+        shown.stage("estimate")
+        records = load_tuning_log(manifest.target.name, None)
+        result = estimate(model, manifest.target, records, progress=shown.share)
+    if output is not None:
+        write_atomic(output, json.dumps(result.to_json(), indent=1, sort_keys=True) + "\n")
+    if as_json:
+        print_json(result.to_json())
+    else:
+        console().print(estimate_table(result))
+        _print_notes(result.notes())
+
+
+def _refuse_beside(mode: str, options: dict[str, object]) -> None:
     from edgevit.errors import UserError
 
     given = [name for name, value in options.items() if value is not None]
     if given:
         raise UserError(
-            f"{' and '.join(given)} cannot be combined with --profile.",
-            advice="--samples, --threads, --json and --output can.",
+            f"{' and '.join(given)} cannot be combined with {mode}.",
+            advice="--json and --output can, and --samples and --threads with --profile.",
         )
 
 

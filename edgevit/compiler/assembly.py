@@ -86,6 +86,20 @@ class Instruction:
         return {"q": 128, "d": 64}.get(first, bits) // bits if self.mnemonic.startswith("v") else 1
 
     @property
+    def bytes(self) -> int:
+        """Bytes it moves between memory and registers, by the registers it names."""
+        if self._x86:
+            widths = [{"x": 16, "y": 32, "z": 64}[letter] for letter in re.findall(r"%([xyz])mm", self.operands)]
+            return max(widths, default=8) if "(" in self.operands and self.mnemonic[:3] != "lea" else 0
+        if self.kind not in ("load", "store"):
+            return 0
+        registers = self.operands.partition("[")[0]
+        if self.mnemonic.startswith(("vld1", "vst1")):
+            return 8 * len(re.findall(r"\bd\d+", registers))
+        named = re.findall(r"\b([vqdshbxwr])\d+", registers)
+        return sum({"v": 16, "q": 16, "d": 8, "x": 8, "s": 4, "w": 4, "r": 4, "h": 2, "b": 1}[name] for name in named)
+
+    @property
     def _x86(self) -> bool:
         return "%" in self.operands
 
@@ -125,6 +139,11 @@ class Loop:
     def flops(self) -> int:
         """Two for every lane of every multiply-add of one iteration."""
         return sum(2 * instruction.lanes for instruction in self.multiply_adds)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that one iteration moves between memory and registers."""
+        return sum(instruction.bytes for instruction in self.instructions)
 
     @property
     def spills(self) -> tuple[Instruction, ...]:
@@ -241,9 +260,9 @@ def module_assembly(module: Any) -> str:
 
 
 def hottest_loop(functions: Sequence[Function]) -> Loop | None:
-    """The innermost loop with the most arithmetic: a kernel's main tile; without any, the longest."""
+    """A kernel's main tile: the innermost loop with many multiply-adds and little else; without any, the longest."""
     loops = [loop for function in functions for loop in function.innermost_loops()]
-    return max(loops, key=lambda loop: (loop.flops, len(loop.instructions)), default=None)
+    return max(loops, key=lambda loop: (loop.flops * loop.multiply_add_share, len(loop.instructions)), default=None)
 
 
 def _argument_sizes(function: Any) -> list[tuple[int, str]]:

@@ -89,13 +89,16 @@ class _Narrowing:
                 self._multiply(node)
             elif node.op == "pointwise":
                 self._map(node)
-            elif node.op in _MOVE and node.input(0).dtype == HALF and node.output.dtype == FLOAT:
+            elif node.op in _MOVE and node.output.dtype == FLOAT and self._has_half(node.input(0)):
                 self._move(node)
-            else:
+            elif node.op not in _MOVE or node.output.dtype != HALF:
                 node.inputs = [self._as(t, FLOAT) if self._narrowed(t) else t for t in node.inputs]
             self._nodes.append(node)
         self._graph.nodes = self._nodes
-        self._graph.changed()
+        self._graph.prune()
+
+    def _has_half(self, tensor: Tensor) -> bool:
+        return tensor.dtype == HALF or (tensor, HALF) in self._converted
 
     def _narrowed(self, tensor: Tensor | None) -> bool:
         return tensor is not None and tensor.dtype == HALF and tensor not in self._graph.inputs
@@ -110,6 +113,10 @@ class _Narrowing:
 
     def _map(self, node: Node) -> None:
         program: Pointwise = node.attrs["program"]
+        if node.input(0).dtype == HALF and program.terms == (Term("cast", (0,), (), FLOAT),):
+            # What a float16 input of the model, widened, came from.
+            self._converted[node.output, HALF] = node.input(0)
+            return
         floats = [t for t in node.inputs if t is not None and t.dtype in (HALF, FLOAT) and not t.is_constant]
         if any(tensor.dtype == FLOAT for tensor in floats) or node.output.dtype != FLOAT:
             # Where a value is float32 anyway, float16 ones are converted as they are read.
@@ -118,17 +125,29 @@ class _Narrowing:
             self._finish(node, program, 0)
 
     def _finish(self, node: Node, program: Pointwise, accumulators: int) -> None:
-        """Let a node's program read what is float16 now, and give float16 unless the model returns its result."""
+        """Let a node's program read what is float16 now, and give float16 where that is wanted."""
         operands = [None] * accumulators + node.inputs[len(node.inputs) - len(program.operands) + accumulators :]
         program = _reading(program, operands)
-        if node.output.dtype == FLOAT and not self._graph.is_output(node.output):
+        if node.output.dtype == FLOAT and self._wanted(node.output):
             node.output.dtype = HALF
             last = len(program.operands) + len(program.terms) - 1 if program.terms else 0
             program = Pointwise(program.operands, (*program.terms, Term("cast", (last,), (), HALF)))
         node.attrs["program" if node.op == "pointwise" else "epilogue"] = program
 
+    def _wanted(self, tensor: Tensor) -> bool:
+        """Whether anything would have to convert the value to float16, or at least be faster with it."""
+        if self._graph.is_output(tensor):
+            return False
+        users = self._graph.users(tensor)
+        return any(
+            user.op in _MOVE
+            or user.op == "pointwise"
+            or (user.op in _MULTIPLY and tensor in user.inputs[: _sources(user)])
+            for user in users
+        )
+
     def _move(self, node: Node) -> None:
-        if self._graph.is_output(node.output):
+        if not self._wanted(node.output):
             node.inputs = [self._as(t, FLOAT) if self._narrowed(t) else t for t in node.inputs]
             return
         node.inputs = [self._as(t, HALF) if t is not None and t.dtype == FLOAT else t for t in node.inputs]
@@ -150,6 +169,11 @@ class _Narrowing:
                 self._nodes.append(Node("pointwise", [tensor], [known], {"program": cast}, layers))
             self._converted[tensor, dtype] = known
         return known
+
+
+def _sources(node: Node) -> int:
+    """Number of inputs that a multiplication multiplies with its weights."""
+    return int(node.attrs.get("sources", 1))
 
 
 def _reading(program: Pointwise, operands: list[Any]) -> Pointwise:

@@ -74,7 +74,7 @@ def lower(model: Model, target: Target, records: TuningLog) -> Lowered:
     try:
         import tvm
 
-        graph = prepare(model)
+        graph = prepare(model, target)
         with tvm.target.Target(target.tvm_target()):  # elementary functions look at the current target
             return _Lowering(graph, target, records).run()
     except EdgevitError:

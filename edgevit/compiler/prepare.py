@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgevit.compiler.frontend import to_graph
+from edgevit.compiler.half import narrow, widen
 from edgevit.compiler.kernels import claim
 from edgevit.compiler.rewrite import rewrite
 
 if TYPE_CHECKING:
     from edgevit.compiler.graph import Graph, Node
     from edgevit.model import Model
+    from edgevit.target_schema import Target
 
 
-def prepare(model: Model) -> Graph:
-    """Rewritten graph of a model.
+def prepare(model: Model, target: Target | None = None) -> Graph:
+    """Rewritten graph of a model; float16 models in float32, except where the target multiplies float16 vectors.
 
     Operators of edgevit's own cannot go back to TVM's importer: should one find no kernel (an unusual type, say),
     the whole graph stays as the model has it, and runs in TVM's loops.
@@ -23,7 +25,10 @@ def prepare(model: Model) -> Graph:
         ModelError: a shape is not known before the model runs.
     """
     graph = to_graph(model)
+    half = widen(graph)
     rewrite(graph)
+    if half and target is not None and target.has("fullfp16"):
+        narrow(graph)
     return graph if all(map(_has_a_road, graph.nodes)) else to_graph(model)
 
 

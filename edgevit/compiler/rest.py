@@ -49,7 +49,7 @@ def _join(module: Any, builder: Any, name: str) -> Any:
     }
 
     @relax.expr_functor.mutator
-    class Rename(relax.PyExprMutator):  # type: ignore[misc,name-defined]
+    class Rename(relax.PyExprMutator):  # type: ignore[misc]
         def visit_global_var_(self, variable: Any) -> Any:
             return loops.get(variable.name_hint, variable)
 

@@ -66,7 +66,7 @@ def test_the_tvm_dictionary():
         "kind": "llvm",
         "mtriple": "armv7a-linux-gnueabihf",
         "mcpu": "cortex-a7",
-        "mattr": ["+neon", "+vfp4", "-slowfpvfmx"],
+        "mattr": ["+neon", "+vfp4", "-slowfpvfmx", "-vmlx-hazards", "+use-misched"],
         "mfloat-abi": "hard",
         "num-cores": 4,
         "fast-math-contract": True,

@@ -43,6 +43,7 @@ class KernelFamily(Protocol):
 
 
 FAMILIES = (
+    "winograd",
     "conv",
     "depthwise",
     "attention",

@@ -19,7 +19,16 @@ import numpy as np
 from edgevit.compiler.graph import Node
 from edgevit.compiler.kernels.builder import Expr, KernelBuilder, minimum, powers_of_two
 from edgevit.compiler.kernels.epilogue import Epilogue
-from edgevit.compiler.kernels.tile import Columns, Run, Tile, best_tile, lane_steps, pack_panels, split_columns
+from edgevit.compiler.kernels.tile import (
+    Columns,
+    Run,
+    Tile,
+    best_tile,
+    lane_steps,
+    needs_wide_sums,
+    pack_panels,
+    split_columns,
+)
 from edgevit.compiler.pointwise import Operand, Pointwise
 from edgevit.target_schema import Target
 from edgevit.tuning.records import Choice
@@ -107,17 +116,17 @@ def claim(node: Node) -> Workload | None:
     """Workload of a ``conv`` or ``linear`` node."""
     if node.op not in ("conv", "linear") or node.input(0).dtype not in ("float32", "float16"):
         return None
-    epilogue: Pointwise | bool | None = node.attrs.get("epilogue")
+    epilogue: Pointwise | None = node.attrs.get("epilogue")
     x, dtype = node.input(0), node.input(0).dtype
-    if node.output.dtype != (epilogue.dtype if isinstance(epilogue, Pointwise) else "float32"):
+    if node.output.dtype != (epilogue.dtype if epilogue else "float32"):
         return None
     if node.op == "linear":
         depth, channels = node.input(1).shape
         rows = x.size // depth
-        epilogue = flatten_epilogue(epilogue, node.output.shape, rows)
-        if isinstance(epilogue, bool):
+        flat = flatten_epilogue(epilogue, node.output.shape, rows)
+        if isinstance(flat, bool):
             return None
-        return Workload(1, 1, rows, (depth,), channels, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1, epilogue, dtype)
+        return Workload(1, 1, rows, (depth,), channels, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1, flat, dtype)
     sources = node.attrs.get("sources", 1)
     weight = node.input(sources)
     batch, height, width, _ = x.shape
@@ -291,7 +300,13 @@ class _Emitter:
         buffers = [self.b.argument(f"operand{i}", prod(o.shape), o.dtype) for i, o in enumerate(operands)]
         out_dtype = workload.epilogue.dtype if workload.epilogue else workload.dtype
         self.y = self.b.argument("y", prod(workload.output), out_dtype)
-        self.epilogue = Epilogue(self.b, workload.epilogue, buffers, workload.output)
+        # Taps of one kernel row lie side by side unless dilation or groups keep them apart.
+        contiguous = workload.groups == 1 and workload.dilations[1] == 1
+        self.run, self.taps = (workload.kernel[1] * self.depth, 1) if contiguous else (self.depth, workload.kernel[1])
+        self.wide = needs_wide_sums(workload.dtype, self.steps, self.run)
+        # A float16 tile without float32 sums would round the bias.
+        peel = workload.dtype == "float32" or self.wide
+        self.epilogue = Epilogue(self.b, workload.epilogue, buffers, workload.output, peel_bias=peel)
 
     def function(self) -> Any:
         if self.w.flat:
@@ -418,13 +433,11 @@ class _Emitter:
         w, columns = self.w, panel.columns
         starts = [panel.channel + sum(columns.valid[:v]) for v in range(len(columns.lanes))]
         column = self._name(column)
-        tile = Tile(self.b, rows, columns, w.dtype, self.lane_steps)
+        tile = Tile(self.b, rows, columns, w.dtype, self.lane_steps, self.wide)
         tile.start(lambda v: self.epilogue.start(starts[v], columns.lanes[v], columns.valid[v]))
         base = strip.origin + row * (w.strides[0] * strip.pitch) + column * (w.strides[1] * w.depth)
         base = self._name(base + group * self.depth)
-        # Taps of one kernel row lie side by side unless dilation or groups keep them apart.
-        contiguous = w.groups == 1 and w.dilations[1] == 1
-        length, taps = (w.kernel[1] * self.depth, 1) if contiguous else (self.depth, w.kernel[1])
+        length, taps = self.run, self.taps
         with self.b.loop(w.kernel[0], "tap_row") as i, self.b.loop(taps, "tap") as j:
             start = self._name(base + i * (w.dilations[0] * strip.pitch) + j * (w.dilations[1] * w.depth))
             weights = self._name(panel.weights + (i * taps + j) * (length * columns.packed))

@@ -11,6 +11,7 @@ from edgevit.compiler.graph import Node
 from edgevit.compiler.kernels.builder import Expr, KernelBuilder
 from edgevit.compiler.kernels.epilogue import Epilogue
 from edgevit.compiler.kernels.operands import NO_EPILOGUE, float_epilogue, operand_arguments, operand_bytes
+from edgevit.compiler.kernels.pointwise_ops import convert, typed
 from edgevit.compiler.kernels.window import Axis, Place, Windows, emit_windows, window_default, window_space
 from edgevit.compiler.pointwise import Pointwise
 from edgevit.target_schema import Target
@@ -46,14 +47,15 @@ class Workload:
     def bytes(self) -> int:
         """Input, filters, operands and output, once each."""
         elements = self.windows.input_size + self.filter_size + self.windows.output_size
-        return 4 * elements + operand_bytes(self.epilogue)
+        return np.dtype(self.windows.dtype).itemsize * elements + operand_bytes(self.epilogue)
 
 
 def claim(node: Node) -> Workload | None:
-    """Workload of a float32 ``depthwise`` node with one filter per channel."""
+    """Workload of a ``depthwise`` node with one filter per channel; float16 ones have a float32 epilogue."""
     if node.op != "depthwise":
         return None
-    epilogue = float_epilogue(node)
+    dtype = node.input(0).dtype
+    epilogue = float_epilogue(node) if dtype == "float32" else _half_epilogue(node)
     batch, height, width, channels = node.input(0).shape
     weight, output = node.input(1), node.output.shape
     if epilogue is None or weight.shape[:2] != (channels, 1) or min(node.attrs["pads"]) < 0:
@@ -62,7 +64,13 @@ def claim(node: Node) -> Workload | None:
     (vertical, horizontal), (tall, wide) = node.attrs["strides"], node.attrs["dilations"]
     rows = Axis(height, output[1], weight.shape[2], vertical, top, bottom, tall)
     columns = Axis(width, output[2], weight.shape[3], horizontal, left, right, wide)
-    return Workload(Windows(batch, channels, rows, columns), epilogue)
+    return Workload(Windows(batch, channels, rows, columns, dtype), epilogue)
+
+
+def _half_epilogue(node: Node) -> Pointwise | None:
+    epilogue: Pointwise | None = node.attrs.get("epilogue")
+    known = node.input(0).dtype == "float16" and epilogue is not None and epilogue.dtype == node.output.dtype
+    return epilogue if known else None
 
 
 def space(workload: Workload, target: Target) -> dict[str, tuple[int, ...]]:
@@ -87,11 +95,13 @@ def emit(workload: Workload, target: Target, choice: Choice, name: str) -> Any:
     """Kernel with arguments input, packed filters, epilogue operands, output."""
     windows = workload.windows
     builder = KernelBuilder(name)
-    source = builder.argument("source", windows.input_size)
-    weights = builder.argument("weights", workload.filter_size)
+    source = builder.argument("source", windows.input_size, windows.dtype)
+    weights = builder.argument("weights", workload.filter_size, windows.dtype)
     operands = operand_arguments(builder, workload.epilogue)
-    output = builder.argument("output", windows.output_size)
-    epilogue = Epilogue(builder, workload.epilogue, operands, windows.output_shape)
+    output = builder.argument("output", windows.output_size, workload.epilogue.dtype)
+    # A bias is not rounded to float16.
+    peel = windows.dtype == "float32"
+    epilogue = Epilogue(builder, workload.epilogue, operands, windows.output_shape, peel_bias=peel)
     emit_windows(builder, windows, target, choice, source, _Convolution(builder, windows, weights, epilogue, output))
     return builder.finish()
 
@@ -110,7 +120,7 @@ class _Convolution:
         return self._epilogue.start(channel, lanes, lanes) if self._epilogue.starts_from_bias else None
 
     def empty(self, lanes: int) -> Expr:
-        return self._builder.constant(0.0, lanes=lanes)
+        return self._builder.constant(0.0, self._windows.dtype, lanes)
 
     def weight(self, tap: Expr, channel: Expr, lanes: int) -> Expr | None:
         return self._builder.load(self._weights, tap * self._windows.channels + channel, lanes)
@@ -120,5 +130,6 @@ class _Convolution:
         return product if accumulator is None else accumulator + product
 
     def finish(self, accumulator: Expr, place: Place, lanes: int) -> None:
-        result = self._epilogue.finish(accumulator, place.coords, lanes, lanes)
+        total = convert(accumulator, typed("float32", lanes))
+        result = self._epilogue.finish(total, place.coords, lanes, lanes)
         self._builder.store(self._output, self._windows.output_index(place.coords), result, lanes)

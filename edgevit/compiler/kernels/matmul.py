@@ -67,7 +67,7 @@ class Workload:
 
 def claim(node: Node) -> Workload | None:
     """Workload of a ``matmul`` node."""
-    if node.op != "matmul" or any(t.dtype != "float32" for t in (*node.inputs[:2], node.output)):
+    if node.op != "matmul" or any(t.dtype != "float32" for t in (node.input(0), node.input(1), node.output)):
         return None
     a, b, shape = node.input(0).shape, node.input(1).shape, node.output.shape
     if len(a) < 2 or len(b) < 2:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from tvm import tirx
 
 from edgevit.compiler.kernels.builder import Expr, KernelBuilder, minimum
@@ -81,12 +82,13 @@ class Axis:
 
 @dataclass(frozen=True)
 class Windows:
-    """All windows of an NHWC image batch; every channel has its own."""
+    """All windows of an NHWC image batch; every channel has its own. ``dtype`` is the image's."""
 
     batch: int
     channels: int
     rows: Axis
     columns: Axis
+    dtype: str = "float32"
 
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
@@ -207,7 +209,7 @@ def window_default(windows: Windows, target: Target, weights: bool) -> Choice:
     if windows.rows.kernel * kernel > 9:
         return {"columns": min(14, registers - 4, windows.columns.output), "rows": 1, "unroll": 0, "inner": 1}
     # x86 multiplies by weights in memory at no cost; elsewhere they need registers of their own.
-    room = registers >= 32 or target.architecture == "x86_64" or not weights
+    room = (registers >= 32 and not target.in_order) or target.architecture == "x86_64" or not weights
     overlap = windows.rows.kernel > windows.rows.stride and windows.columns.stride == 1
     if overlap and room and windows.rows.output > 3:
         return {"columns": min(6, windows.columns.output), "rows": 2, "unroll": 1, "inner": 1}
@@ -244,7 +246,8 @@ class _Emitter:
         self._looped = windows.columns.kernel > LONGEST_UNROLLED
         self._segments = segments(windows.columns, 1 if self._looped else choice["columns"])
         # A last vector that overlaps its neighbour costs no more than narrower ones would, and no extra code.
-        self._lanes = min(target.vector.lanes(32), 1 << (windows.channels.bit_length() - 1))
+        lanes = target.vector.lanes(8 * np.dtype(windows.dtype).itemsize)
+        self._lanes = min(lanes, 1 << (windows.channels.bit_length() - 1))
         self._blocks = -(-windows.channels // self._lanes)
         self._row_groups = -(-windows.rows.output // self._tile_rows)
         self._groups = self._channel_groups(target.cores)
@@ -384,7 +387,7 @@ class _Emitter:
     ) -> dict[tuple[int, int], Expr]:
         """Results of a tile of one output row, window row by window row."""
         windows, builder, lanes = self._windows, self._builder, self._lanes
-        sums = builder.registers(segment.columns * lanes, name="sums")
+        sums = builder.registers(segment.columns * lanes, windows.dtype, "sums")
         start = builder.bind(self._start(channel), "start")
         for q in range(segment.columns):
             builder.store(sums, q * lanes, start, lanes)
@@ -405,7 +408,7 @@ class _Emitter:
     def _pixel(self, base: Expr, column: Expr, channel: Expr, taps: tuple[Expr, Expr]) -> dict[tuple[int, int], Expr]:
         """Result of one window, tap by tap."""
         windows, builder, lanes = self._windows, self._builder, self._lanes
-        sums = builder.registers(lanes, name="sums")
+        sums = builder.registers(lanes, windows.dtype, "sums")
         builder.store(sums, 0, self._start(channel), lanes)
         first, count = windows.columns.valid_taps(builder, column)
         with builder.loop(taps[1], "kh") as i, builder.loop(count, "kw") as j:
