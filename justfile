@@ -43,6 +43,10 @@ bench: demo
 bench-peers *arguments:
     {{ python }} -m edgevit.bench.contenders {{ arguments }}
 
+# Measure what each rewrite and kernel idea is worth, by leaving it out
+ablate *arguments:
+    {{ python }} docs/ablate.py {{ arguments }}
+
 # What runs on every change: a clean checkout, README's two lines, all tests, lint
 ci:
     .ci/run

@@ -137,6 +137,26 @@ def test_operators_that_tvm_imports_with_loops_of_their_own() -> None:
     assert manifest.check.status == "passed"
 
 
+def test_segments_that_look_alike_around_operators_left_to_tvm() -> None:
+    draw = np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(draw.standard_normal((8, 8, 3, 3)).astype(np.float32), f"w{i}") for i in range(2)
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"], pads=[1] * 4),
+        helper.make_node("LRN", ["a"], ["b"], size=3),
+        helper.make_node("Conv", ["b", "w1"], ["c"], pads=[1] * 4),
+        helper.make_node("LRN", ["c"], ["y"], size=3),
+    ]
+    inputs, outputs = (helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 8, 8, 8)) for name in "xy")
+    graph = helper.make_graph(nodes, "segments", [inputs], [outputs], weights)
+    model = from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    manifest = compile_model(model, "host").manifest
+    assert manifest.rest == {"LRN": 2}
+    assert len(manifest.program) > 1
+    assert manifest.check.status == "passed"
+
+
 def test_what_cannot_be_scheduled_keeps_tvms_loops_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     from tvm import s_tir
 
