@@ -143,6 +143,12 @@ def _tile(rows: int, vectors: int) -> Callable[[], Sequence[Patch]]:
     return patches
 
 
+def _no_winograd() -> Sequence[Patch]:
+    from edgevit.compiler.kernels import winograd
+
+    return [(winograd, "claim", lambda node: None)]
+
+
 def _attention_tile() -> Sequence[Patch]:
     from edgevit.compiler.kernels import attention
 
@@ -277,6 +283,7 @@ IDEAS = {
         Idea("tile-1x1", "kernels", "products: register tiles of 1 row × 1 vector", _tile(1, 1)),
         Idea("tile-4x1", "kernels", "products: 4 rows × 1 vector", _tile(4, 1)),
         Idea("tile-8x2", "kernels", "products: 8 rows × 2 vectors, whatever the shape", _tile(8, 2)),
+        Idea("winograd", "kernels", "3 × 3 convolutions computed directly", _no_winograd),
         Idea("attention-tile", "kernels", "attention: 1 row × 1 vector of queries", _attention_tile),
         Idea("window-tile", "kernels", "depthwise and pools: one pixel at a time, taps in a loop", _window_tile),
         Idea("vectors", "kernels", "vectors half as wide", _half_vectors),

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from edgevit.compiler.graph import Graph, Node
     from edgevit.model import Model
 
-MULTIPLYING = ("conv", "depthwise", "attention", "matmul")
+MULTIPLYING = ("conv", "winograd", "depthwise", "attention", "matmul")
 """Families whose work counts as multiply-accumulates; other kernels only move and combine values."""
 
 
