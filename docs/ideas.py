@@ -146,7 +146,7 @@ def _tile(rows: int, vectors: int) -> Callable[[], Sequence[Patch]]:
 def _no_winograd() -> Sequence[Patch]:
     from edgevit.compiler.kernels import winograd
 
-    return [(winograd, "claim", lambda node: None)]
+    return [(winograd, "claim", lambda _: None)]
 
 
 def _attention_tile() -> Sequence[Patch]:

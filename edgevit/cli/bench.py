@@ -129,7 +129,8 @@ def _estimate(artifact: Path, reference: Path | None, output: Path | None, as_js
     if as_json:
         print_json(result.to_json())
     else:
-        console().print(estimate_table(result))
+        shows = console()
+        shows.print(estimate_table(result, shows.width))
         _print_notes(result.notes())
 
 
