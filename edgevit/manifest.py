@@ -14,6 +14,7 @@ from pydantic import (
     StringConstraints,
 )
 
+from edgevit.model.metadata import Metadata
 from edgevit.target_schema import Target
 
 FORMAT_VERSION = 1
@@ -60,17 +61,6 @@ class ModelInfo(_Schema):
     parameters: NonNegativeInt
     macs: NonNegativeInt
     notes: tuple[str, ...] = ()
-
-
-class Preprocessing(_Schema):
-    """How an image becomes the input tensor; absent when the model does not say."""
-
-    resize: PositiveInt | None = None
-    crop: PositiveInt | None = None
-    channel_order: Literal["RGB", "BGR"]
-    scale: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 class FileInfo(_Schema):
@@ -162,6 +152,7 @@ class Manifest(_Schema):
 
     Attributes:
         format_version: layout of the artifact; a reader refuses versions it does not know.
+        metadata: what the model says of itself: labels, preprocessing, how boxes are decoded.
         precision: ``fp32``, ``fp16`` or ``int8``: of the weights.
         kernels: number of distinct kernels by the family that wrote them.
         program: kernel calls in order; operators that TVM's own loops compute are not among them.
@@ -179,8 +170,7 @@ class Manifest(_Schema):
     precision: Literal["fp32", "fp16", "int8"]
     target: Target
     target_fingerprint: str
-    preprocessing: Preprocessing | None = None
-    labels: tuple[str, ...] | None = None
+    metadata: Metadata = Metadata()
     library: LibraryInfo
     kernels: dict[str, NonNegativeInt]
     program: tuple[KernelInfo, ...] = ()
