@@ -82,8 +82,8 @@ def compile_variant(name: str, source: Path, folder: Path) -> Variant:
         if name == FULL:
             raise
         return Variant(name, failure=error.message)
-    manifest = load_artifact(folder).manifest
-    return Variant(name, sha256, len(manifest.program), manifest.workspace_bytes)
+    resolution = load_artifact(folder).resolution
+    return Variant(name, sha256, len(resolution.program), resolution.workspace_bytes)
 
 
 def measure(source: Path, ideas: Sequence[Idea], threads: int, plan: Plan, checks: int) -> dict[str, Any]:

@@ -9,15 +9,15 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from edgevit.errors import ArtifactError
+from edgevit.errors import ArtifactError, UserError
 from edgevit.files import staged_folder, write_atomic
-from edgevit.manifest import FORMAT_VERSION, FileInfo, Manifest
+from edgevit.manifest import FORMAT_VERSION, FileInfo, Manifest, Resolution
 
 MANIFEST = "manifest.json"
 SUFFIX = ".edgevit"
@@ -36,16 +36,50 @@ class Artifact:
         manifest: what it says of itself.
         files: content by name; exactly the names in ``manifest.files``.
         path: where it was read from or written to; None before it was saved.
+        selected: index of the resolution that checks and benchmarks use.
     """
 
     manifest: Manifest
     files: Mapping[str, bytes]
     path: Path | None = None
+    selected: int = 0
 
     @property
     def library(self) -> bytes:
         """The compiled code."""
         return self.files[self.manifest.library.file]
+
+    @property
+    def resolution(self) -> Resolution:
+        """Input and output shapes, and the program that runs at them."""
+        return self.manifest.resolutions[self.selected]
+
+    def resolutions(self) -> list[Artifact]:
+        """The same artifact once for each set of input shapes that it serves."""
+        return [replace(self, selected=index) for index in range(len(self.manifest.resolutions))]
+
+    def at(self, shapes: Mapping[str, Sequence[int]] | Sequence[int] | None) -> Artifact:
+        """The same artifact with the resolution of these input shapes selected.
+
+        Args:
+            shapes: by input name, or one shape where there is one input; None leaves it as it is.
+
+        Raises:
+            UserError: it does not serve them.
+        """
+        if shapes is None:
+            return self
+        for artifact in self.resolutions():
+            own = artifact.resolution.shapes
+            wanted = shapes if isinstance(shapes, Mapping) else dict.fromkeys(own, shapes) if len(own) == 1 else {}
+            if own == {name: tuple(shape) for name, shape in wanted.items()}:
+                return artifact
+        served = ", ".join(resolution.text for resolution in self.manifest.resolutions)
+        raise UserError(
+            "the artifact was not compiled for these input shapes.",
+            where=str(self.path) if self.path else None,
+            advice=f"It serves {served}; 'edgevit compile --shape … --shape …' adds others.",
+        )
 
     @property
     def sha256(self) -> str:
@@ -69,7 +103,7 @@ class Artifact:
             with staged_folder(path) as aside:
                 for name, data in content.items():
                     (aside / name).write_bytes(data)
-        return Artifact(self.manifest, self.files, path)
+        return replace(self, path=path)
 
 
 def file_info(data: bytes) -> FileInfo:

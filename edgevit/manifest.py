@@ -17,7 +17,7 @@ from pydantic import (
 from edgevit.model.metadata import Metadata
 from edgevit.target_schema import Target
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
 """A plain name: nothing in it can leave the artifact's folder."""
@@ -51,7 +51,7 @@ class ModelInfo(_Schema):
         sha256: of the source file's bytes.
         task: classification, detection, segmentation or unknown.
         parameters: number of weights.
-        macs: multiply-accumulates of one inference.
+        macs: multiply-accumulates of one inference at the first resolution.
     """
 
     name: str
@@ -76,15 +76,10 @@ class LibraryInfo(_Schema):
     Attributes:
         file: its name in the artifact.
         format: object format.
-        entry: function of the virtual machine that computes the model.
-        profile: function that also returns readings of the clock, one before each segment's first kernel call and
-            one after every call; None where there is none.
     """
 
     file: FileName
     format: Literal["elf", "macho"]
-    entry: str = "main"
-    profile: str | None = None
 
 
 class KernelInfo(_Schema):
@@ -147,6 +142,44 @@ class NumericCheck(_Schema):
     reason: str | None = None
 
 
+class Resolution(_Schema):
+    """One set of input shapes, and the program that runs at it.
+
+    Attributes:
+        inputs: in the model's order.
+        outputs: in the model's order.
+        entry: function of the virtual machine that computes the model.
+        profile: function that also returns readings of the clock, one before each segment's first kernel call and
+            one after every call; None where there is none.
+        program: kernel calls in order; operators that TVM's own loops compute are not among them.
+        macs: multiply-accumulates by kernel family; ``tvm`` for what no family covers.
+        rest: nodes that no family covers, by operator.
+        workspace_bytes: memory for values between kernels.
+        check: what the code passed.
+    """
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    entry: str = "main"
+    profile: str | None = None
+    program: tuple[KernelInfo, ...] = ()
+    macs: dict[str, NonNegativeInt] = {}
+    rest: dict[str, NonNegativeInt] = {}
+    workspace_bytes: NonNegativeInt = 0
+    check: NumericCheck
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the inputs, by name."""
+        return {info.name: info.shape for info in self.inputs}
+
+    @property
+    def text(self) -> str:
+        """The inputs' shapes as the command line writes them."""
+        dims = ["x".join(map(str, info.shape)) or "scalar" for info in self.inputs]
+        return dims[0] if len(dims) == 1 else ",".join(f"{i.name}={d}" for i, d in zip(self.inputs, dims, strict=True))
+
+
 class Manifest(_Schema):
     """Everything an artifact says of itself.
 
@@ -155,29 +188,20 @@ class Manifest(_Schema):
         metadata: what the model says of itself: labels, preprocessing, how boxes are decoded.
         precision: ``fp32``, ``fp16`` or ``int8``: of the weights.
         kernels: number of distinct kernels by the family that wrote them.
-        program: kernel calls in order; operators that TVM's own loops compute are not among them.
-        macs: multiply-accumulates by kernel family; ``tvm`` for what no family covers.
-        rest: nodes that no family covers, by operator.
-        workspace_bytes: memory for values between kernels.
+        resolutions: input shapes that it serves, each with its program; at least one.
         tools: version of everything that shaped the bytes.
         files: every file of the artifact except the manifest.
     """
 
     format_version: int
     model: ModelInfo
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
     precision: Literal["fp32", "fp16", "int8"]
     target: Target
     target_fingerprint: str
     metadata: Metadata = Metadata()
     library: LibraryInfo
     kernels: dict[str, NonNegativeInt]
-    program: tuple[KernelInfo, ...] = ()
-    macs: dict[str, NonNegativeInt] = {}
-    rest: dict[str, NonNegativeInt] = {}
-    workspace_bytes: NonNegativeInt = 0
+    resolutions: Annotated[tuple[Resolution, ...], Field(min_length=1)]
     tuning: TuningInfo
     tools: dict[str, str]
-    check: NumericCheck
     files: dict[FileName, FileInfo]

@@ -12,6 +12,7 @@ from edgevit.errors import ArtifactError, EdgevitError
 from edgevit.files import write_atomic
 
 if TYPE_CHECKING:
+    from edgevit.artifact import Artifact
     from edgevit.manifest import Manifest
     from edgevit.model import Model
 
@@ -34,14 +35,14 @@ def remember(model: Model) -> None:
         write_atomic(folder / model.sha256, str(model.source.resolve()))
 
 
-def load_source(manifest: Manifest, reference: Path | None, *, near: Path) -> Model:
-    """The model an artifact was compiled from, with the artifact's input shapes.
+def load_source(artifact: Artifact, reference: Path | None, *, near: Path) -> Model:
+    """The model an artifact was compiled from, with the input shapes of the selected resolution.
 
     Looked for in this order: ``reference``; the file of the recorded name beside the artifact or in the
     current folder; where it lay when it was compiled on this machine.
 
     Args:
-        manifest: of the artifact.
+        artifact: compiled from it.
         reference: what the user says; nothing else is tried then.
         near: the artifact's folder.
 
@@ -51,7 +52,7 @@ def load_source(manifest: Manifest, reference: Path | None, *, near: Path) -> Mo
     """
     from edgevit.model import load
 
-    shapes = {info.name: info.shape for info in manifest.inputs}
+    manifest, shapes = artifact.manifest, artifact.resolution.shapes
     wanted = manifest.model.sha256
     if reference is not None:
         model = load(reference, shapes=shapes)

@@ -7,7 +7,7 @@ import numpy as np
 from edgevit.artifact import Artifact, file_info
 from edgevit.bench.contenders.fma import chains_for, fma_module
 from edgevit.device.session import Session
-from edgevit.manifest import LibraryInfo, TensorInfo
+from edgevit.manifest import LibraryInfo, NumericCheck, Resolution, TensorInfo
 
 _STEPS = 2_000_000
 """FMAs of each chain and call: milliseconds, long enough for a launch not to count."""
@@ -56,10 +56,14 @@ def _build(like: Artifact, threads: int) -> tuple[Artifact, int]:
     linker = Linker(target)
     library = linker.link(build_module(builder.get(), target, bodies={"entry": function}))
     name = f"peak{linker.suffix}"
+    resolution = Resolution(
+        inputs=(TensorInfo(name="operands", shape=(inputs,), dtype="float32"),),
+        outputs=(TensorInfo(name="sums", shape=(sums,), dtype="float32"),),
+        check=NumericCheck(status="not run"),
+    )
     manifest = like.manifest.model_copy(
         update={
-            "inputs": (TensorInfo(name="operands", shape=(inputs,), dtype="float32"),),
-            "outputs": (TensorInfo(name="sums", shape=(sums,), dtype="float32"),),
+            "resolutions": (resolution,),
             "library": LibraryInfo(file=name, format=like.manifest.library.format),
             "files": {name: file_info(library)},
         }

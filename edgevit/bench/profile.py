@@ -76,6 +76,7 @@ class ProfileResult(BaseModel):
 
     Attributes:
         date: UTC, ISO 8601.
+        shapes: of the inputs, by name.
         threads_asked: None where the runtime's own default was left alone.
         load_before: one-minute load of the device.
         samples: runs that count.
@@ -97,6 +98,7 @@ class ProfileResult(BaseModel):
     schema_version: int = SCHEMA_VERSION
     date: str
     model: str
+    shapes: dict[str, tuple[int, ...]]
     model_sha256: str
     artifact_sha256: str
     target: str
@@ -173,16 +175,17 @@ def profile(
     with session.load(artifact) as model:
         if threads is not None:
             model.set_threads(threads)
-        model.set_inputs(seeded_inputs(artifact.manifest.inputs, seed=0), timeout=_TIMEOUT_SECONDS)
+        model.set_inputs(seeded_inputs(artifact.resolution.inputs, seed=0), timeout=_TIMEOUT_SECONDS)
         usage = model.usage()
         calls, between, latencies = _measure(model, samples, progress)
     peak, failure = _peak(artifact, session, usage.threads)
-    manifest = artifact.manifest
+    manifest, program = artifact.manifest, artifact.resolution.program
     latency = summarise(latencies)
     inside = sum(calls) + between
     return ProfileResult(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         model=manifest.model.name,
+        shapes=artifact.resolution.shapes,
         model_sha256=manifest.model.sha256,
         artifact_sha256=artifact.sha256,
         target=manifest.target.name,
@@ -194,15 +197,15 @@ def profile(
         load_before=usage.load_average,
         samples=samples,
         latency=latency,
-        kernels=_by_kernel(manifest.program, calls, inside, peak),
+        kernels=_by_kernel(program, calls, inside, peak),
         calls=tuple(
             CallTime(layers=info.layers, **_figures([info], [seconds], inside, peak))
-            for info, seconds in zip(manifest.program, calls, strict=True)
+            for info, seconds in zip(program, calls, strict=True)
         ),
         kernel_seconds=sum(calls),
         tvm_seconds=between,
         outside_seconds=latency.p50 - inside,
-        rest=manifest.rest,
+        rest=artifact.resolution.rest,
         peak_flops_per_second=peak,
         peak_failure=failure,
     )
@@ -214,7 +217,7 @@ def _refuse(artifact: Artifact, session: Session, samples: int, threads: int | N
             "times under emulation say nothing about a device, those of kernels least of all.",
             advice="Profile on a device, or compile with --target host and profile here.",
         )
-    if not artifact.manifest.program or artifact.manifest.library.profile is None:
+    if not artifact.resolution.program or artifact.resolution.profile is None:
         raise UserError(
             "the artifact cannot time its kernels: it is of an earlier edgevit, or TVM's own loops compute it all.",
             where=artifact.manifest.model.name,

@@ -91,12 +91,14 @@ class BenchResult(_Schema):
         emulated: True when no latency was measured: only that the path works.
         ratio: latency of edgevit over the peer's, paired round by round; below 1 edgevit is faster.
         date: UTC, ISO 8601.
+        shapes: of the inputs, by name.
     """
 
     schema_version: int = SCHEMA_VERSION
     date: str
     protocol: Protocol
     model: str
+    shapes: dict[str, tuple[int, ...]]
     model_sha256: str
     artifact_sha256: str
     target: str

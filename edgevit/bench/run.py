@@ -96,7 +96,7 @@ def bench(
         model = stack.enter_context(session.load(artifact))
         if threads is not None:
             model.set_threads(threads)
-        model.set_inputs(seeded_inputs(artifact.manifest.inputs, seed=0), timeout=_TIMEOUT_SECONDS)
+        model.set_inputs(seeded_inputs(artifact.resolution.inputs, seed=0), timeout=_TIMEOUT_SECONDS)
         contender = _Model(model, threads)
         if session.emulated:
             model.invoke(timeout=_TIMEOUT_SECONDS)
@@ -110,7 +110,7 @@ def bench(
 
             # The same number of threads for both, whatever each would choose on its own.
             count = threads or model.usage().threads
-            contenders.append(stack.enter_context(start_peer(against, reference, artifact.manifest.inputs, count)))
+            contenders.append(stack.enter_context(start_peer(against, reference, artifact.resolution.inputs, count)))
         runners = _measure(contenders, protocol, progress)
         return _result(artifact, session, protocol, runners[0], runners[1] if against else None)
 
@@ -209,6 +209,7 @@ def _result(artifact: Artifact, session: Session, protocol: Protocol, own: Runne
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         protocol=protocol,
         model=manifest.model.name,
+        shapes=artifact.resolution.shapes,
         model_sha256=manifest.model.sha256,
         artifact_sha256=artifact.sha256,
         target=manifest.target.name,

@@ -34,6 +34,9 @@ def bench(
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Run nothing: estimate the cycles of each kernel with llvm-mca.")
     ] = False,
+    shape: Annotated[
+        str | None, typer.Option("--shape", help="Which of the artifact's input shapes; default: the first.")
+    ] = None,
     reference: Annotated[
         Path | None, typer.Option("--reference", help="The ONNX file for --against or --estimate, if it has moved.")
     ] = None,
@@ -60,13 +63,14 @@ def bench(
     from edgevit.bench.run import bench as measure
     from edgevit.cli.output import console, print_json, steps
     from edgevit.files import write_atomic
+    from edgevit.model import parse_resolutions
     from edgevit.report.profile_table import profile_table
     from edgevit.report.tables import bench_table
     from edgevit.sources import load_source
 
     if estimate:
         _refuse_beside("--estimate", {"--against": against, "--profile": profile or None, "--csv": as_csv or None})
-        _estimate(artifact, reference, output, as_json)
+        _estimate(artifact, shape, reference, output, as_json)
         return
     chosen = protocol_named(protocol, samples=samples, seconds=min_seconds)
     if profile:
@@ -74,8 +78,8 @@ def bench(
     where = Where(rpc, tracker, key, ssh, emulate, local, timeout)
     with steps() as shown:
         shown.stage("load")
-        loaded = load_artifact(artifact)
-        model = load_source(loaded.manifest, reference, near=artifact.parent) if against else None
+        loaded = load_artifact(artifact).at(parse_resolutions([shape] if shape else [])[0])
+        model = load_source(loaded, reference, near=artifact.parent) if against else None
         with where.connect(loaded, shown) as session:
             shown.stage("measure")
             result: BenchResult | ProfileResult
@@ -105,7 +109,7 @@ def bench(
         _print_notes(result.notes())
 
 
-def _estimate(artifact: Path, reference: Path | None, output: Path | None, as_json: bool) -> None:
+def _estimate(artifact: Path, shape: str | None, reference: Path | None, output: Path | None, as_json: bool) -> None:
     """Recompile the artifact's model for its target, kernel by kernel, and print what they may cost."""
     import json
 
@@ -113,14 +117,15 @@ def _estimate(artifact: Path, reference: Path | None, output: Path | None, as_js
     from edgevit.bench.estimate import estimate
     from edgevit.cli.output import console, print_json, steps
     from edgevit.files import write_atomic
+    from edgevit.model import parse_resolutions
     from edgevit.report.estimate_table import estimate_table
     from edgevit.sources import load_source
     from edgevit.tuning.records import load_tuning_log
 
     with steps() as shown:
         shown.stage("load")
-        manifest = load_artifact(artifact).manifest
-        model = load_source(manifest, reference, near=artifact.parent)
+        loaded = load_artifact(artifact).at(parse_resolutions([shape] if shape else [])[0])
+        manifest, model = loaded.manifest, load_source(loaded, reference, near=artifact.parent)
         shown.stage("estimate")
         records = load_tuning_log(manifest.target.name, None)
         result = estimate(model, manifest.target, records, progress=shown.share)

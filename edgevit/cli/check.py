@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgevit.cli.preprocess import Preprocess
 from edgevit.cli.where import Emulate, Key, Local, Rpc, Ssh, Timeout, Tracker, Where
 
 if TYPE_CHECKING:
@@ -26,6 +27,28 @@ def check(
     bisect: Annotated[
         bool, typer.Option("--bisect", help="Find the first operator whose output leaves the tolerance.")
     ] = False,
+    dataset: Annotated[
+        Path | None,
+        typer.Option("--dataset", help="Judge by labelled images instead of random inputs: a folder for each class."),
+    ] = None,
+    preprocess: Preprocess = None,
+    task: Annotated[str | None, typer.Option("--task", help="With --dataset: cls, if the model does not say.")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", help="With --dataset: the model's classes, one a line: name, or synset and name."),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, help="With --dataset: at most so many images, all classes alike."),
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option("--shape", help="With --dataset: which of the artifact's input shapes; default: the first."),
+    ] = None,
+    min_top1: Annotated[
+        float | None,
+        typer.Option("--min-top1", min=0, max=1, help="With --dataset: exit 1 under this share, such as 0.685."),
+    ] = None,
     rpc: Rpc = None,
     tracker: Tracker = None,
     key: Key = None,
@@ -35,47 +58,70 @@ def check(
     timeout: Timeout = 20.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare ARTIFACT with ONNX Runtime on fresh inputs; exit 1 if it is wrong."""
+    """Compare ARTIFACT with ONNX Runtime on fresh inputs, or on a data set; exit 1 if it is wrong."""
     from edgevit.accuracy.bisect import bisect as find_first
     from edgevit.accuracy.check import check as compare
     from edgevit.artifact import load_artifact
+    from edgevit.cli.check_dataset import DatasetOptions, check_on_dataset
     from edgevit.cli.output import console, print_json, steps
-    from edgevit.errors import CheckFailed
+    from edgevit.errors import CheckFailed, UserError
     from edgevit.sources import load_source
 
     where = Where(rpc, tracker, key, ssh, emulate, local, timeout)
+    options = DatasetOptions(dataset, preprocess, task, labels, limit, shape, min_top1)
+    if dataset is not None:
+        if bisect:
+            raise UserError("--bisect does not go with --dataset.", advice="Run 'edgevit check ARTIFACT --bisect'.")
+        check_on_dataset(artifact, reference, where, options, as_json=as_json)
+        return
+    options.refuse_stray()
+    results: list[AccuracyResult] = []
     found: BisectResult | None = None
     with steps() as shown:
         shown.stage("load")
         loaded = load_artifact(artifact)
-        model = load_source(loaded.manifest, reference, near=artifact.parent)
+        models = [load_source(part, reference, near=artifact.parent) for part in loaded.resolutions()]
         with where.connect(loaded, shown) as session:
-            shown.stage("check")
-            result = compare(loaded, session, model, seeds=range(seeds), calls=calls, progress=shown.share)
-            if bisect and not result.passed:
-                shown.stage("bisect")
-                found = find_first(loaded, session, model, progress=shown.share)
+            for part, model in zip(loaded.resolutions(), models, strict=True):
+                shown.stage("check" if len(models) == 1 else f"check {part.resolution.text}")
+                results.append(compare(part, session, model, seeds=range(seeds), calls=calls, progress=shown.share))
+                if bisect and found is None and not results[-1].passed:
+                    shown.stage("bisect")
+                    found = find_first(part, session, model, progress=shown.share)
+    shapes = [resolution.text for resolution in loaded.manifest.resolutions]
     if as_json:
-        print_json({**result.model_dump(mode="json"), "bisect": found.model_dump(mode="json") if found else None})
+        print_json(_as_json(shapes, results, found))
     else:
         printer = console()
-        printer.print(_table(result))
+        for shape, result in zip(shapes, results, strict=True):
+            printer.print(_table(result, shape if len(results) > 1 else None))
+            if result.passed:
+                printer.print(_verdict(result), soft_wrap=True)
         if found:
             printer.print(found.sentence(), soft_wrap=True)
-        if result.passed:
-            printer.print(_verdict(result), soft_wrap=True)
-    if not result.passed:
+    failures = [failure for result in results for failure in result.failures]
+    if failures:
         raise CheckFailed(
-            f"{result.failures[0]}.",
+            f"{failures[0]}.",
             where=str(artifact),
             advice="Run again with --bisect to find the operator." if not bisect else None,
         )
 
 
-def _table(result: AccuracyResult) -> Table:
+def _as_json(shapes: list[str], results: list[AccuracyResult], found: BisectResult | None) -> dict[str, object]:
+    """The result; of several resolutions, each with its shapes."""
+    plain: list[dict[str, object]] = [result.model_dump(mode="json") for result in results]
+    bisected = {"bisect": found.model_dump(mode="json") if found else None}
+    if len(plain) == 1:
+        return {**plain[0], **bisected}
+    each = [{"shape": shape, **result} for shape, result in zip(shapes, plain, strict=True)]
+    return {"passed": all(result.passed for result in results), "resolutions": each, **bisected}
+
+
+def _table(result: AccuracyResult, shape: str | None) -> Table:
     from rich.table import Table
 
-    table = Table(title=f"{result.ran_on} against {result.reference}")
+    table = Table(title=f"{f'{shape}, ' if shape else ''}{result.ran_on} against {result.reference}")
     for title in ("output", "max abs error", "relative", "of max |ref|", "cosine", "PSNR", "top-1"):
         table.add_column(title, justify="left" if title == "output" else "right")
     for tensor in result.tensors:

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from edgevit.artifact import Artifact
+    from edgevit.manifest import NumericCheck
 
 
 def compile_command(
@@ -20,7 +21,10 @@ def compile_command(
     ] = None,
     shape: Annotated[
         list[str] | None,
-        typer.Option("--shape", help="1x3x256x256 or INPUT=1x3x256x256, for inputs of dynamic shape."),
+        typer.Option(
+            "--shape",
+            help="1x3x256x256 or INPUT=1x3x256x256, for dynamic inputs. Given again: one artifact serves all.",
+        ),
     ] = None,
     linker: Annotated[str | None, typer.Option("--linker", help="zig, system or ndk.")] = None,
     tuning_log: Annotated[Path | None, typer.Option("--tuning-log", help="Folder of tuning records to use.")] = None,
@@ -35,7 +39,7 @@ def compile_command(
     from edgevit.cli.output import console, print_json, steps
     from edgevit.compiler.compile import compile_model
     from edgevit.compiler.roads import Roads
-    from edgevit.model import load, parse_shapes
+    from edgevit.model import load, parse_resolutions
     from edgevit.report.units import size
     from edgevit.sources import remember
     from edgevit.targets import get_target
@@ -45,7 +49,7 @@ def compile_command(
     path = output or Path(f"{model.stem}-{chosen.name}.edgevit")
     with steps() as shown:
         shown.stage("load")
-        loaded = load(model, shapes=parse_shapes(shape or []))
+        loaded = [load(model, shapes=shapes) for shapes in parse_resolutions(shape or [])]
         artifact = compile_model(
             loaded,
             chosen,
@@ -56,7 +60,7 @@ def compile_command(
             build_progress=shown.build,
         )
         artifact = artifact.save(path)
-        remember(loaded)
+        remember(loaded[0])
     if as_json:
         print_json({"path": str(path), "sha256": artifact.sha256, **artifact.manifest.model_dump(mode="json")})
         return
@@ -67,8 +71,11 @@ def compile_command(
         soft_wrap=True,
     )
     printer.print(_kernels_line(artifact), soft_wrap=True)
-    printer.print(f"MACs: {Roads(artifact.manifest.macs, artifact.manifest.rest).sentence()}", soft_wrap=True)
-    printer.print(_check_line(artifact), soft_wrap=True)
+    for resolution in artifact.manifest.resolutions:
+        if len(artifact.manifest.resolutions) > 1:
+            printer.print(f"[bold]{resolution.text}[/]", soft_wrap=True)
+        printer.print(f"MACs: {Roads(resolution.macs, resolution.rest).sentence()}", soft_wrap=True)
+        printer.print(_check_line(resolution.check), soft_wrap=True)
 
 
 def _kernels_line(artifact: Artifact) -> str:
@@ -77,8 +84,7 @@ def _kernels_line(artifact: Artifact) -> str:
     return f"kernels: {families}; tuning records known: {manifest.tuning.records}"
 
 
-def _check_line(artifact: Artifact) -> str:
-    check = artifact.manifest.check
+def _check_line(check: NumericCheck) -> str:
     if check.status != "passed":
         return f"[yellow]not checked[/]: {check.reason}"
     place = "on this machine" if check.hardware else "under QEMU; no hardware has confirmed it yet"

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgevit.cli.preprocess import Preprocess
+
 if TYPE_CHECKING:
     from rich.table import Table
 
     from edgevit.model import ModelReport
+    from edgevit.model.metadata import Metadata
 
 
 def info(
@@ -19,6 +22,7 @@ def info(
         list[str] | None,
         typer.Option(help="Shape of an input the file leaves open: 1x3x256x256, or NAME=1x3x256x256."),
     ] = None,
+    preprocess: Preprocess = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Describe a model; exit code 1 if it holds operators the compiler cannot take."""
@@ -27,7 +31,7 @@ def info(
     from edgevit.errors import CheckFailed
     from edgevit.model import describe, load, parse_shapes
 
-    loaded = load(model, shapes=parse_shapes(shape or []), audit=False)
+    loaded = load(model, shapes=parse_shapes(shape or []), audit=False, preprocess=preprocess)
     report = describe(loaded)
     found = roads(loaded) if report.compilable else None
     if as_json:
@@ -61,7 +65,8 @@ def _summary(report: ModelReport) -> Table:
     rows = [
         ("model", report.source or "in memory"),
         ("sha256", report.sha256),
-        ("task (guess)", report.task),
+        ("task" if report.about.task else "task (guess)", report.task),
+        *_stated(report.about),
         *((f"input {spec.name}", f"{_shape(spec.shape)} {spec.dtype}") for spec in report.inputs),
         *((f"output {spec.name}", f"{_shape(spec.shape)} {spec.dtype}") for spec in report.outputs),
         ("opset", str(report.opset)),
@@ -76,6 +81,19 @@ def _summary(report: ModelReport) -> Table:
         # Text, not markup: names come from the file and may hold square brackets.
         table.add_row(Text(field), Text(value))
     return table
+
+
+def _stated(about: Metadata) -> list[tuple[str, str]]:
+    """Rows for what the model says of itself."""
+    rows = []
+    if about.labels:
+        names = ", ".join(about.labels[:3])
+        rows.append(("labels", f"{len(about.labels)}: {names}{', …' if len(about.labels) > 3 else ''}"))
+    if about.preprocessing:
+        rows.append(("preprocessing", about.preprocessing.sentence()))
+    if about.detection:
+        rows.append(("detection", about.detection.sentence()))
+    return rows
 
 
 def _operators(report: ModelReport) -> Table:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgevit.artifact import Artifact, file_info
-from edgevit.errors import CheckFailed
+from edgevit.errors import CheckFailed, UserError
 from edgevit.link import Linker
 from edgevit.manifest import (
     FORMAT_VERSION,
@@ -17,6 +18,7 @@ from edgevit.manifest import (
     Manifest,
     ModelInfo,
     NumericCheck,
+    Resolution,
     TensorInfo,
     TuningInfo,
 )
@@ -26,6 +28,7 @@ from edgevit.tuning.records import TuningLog, load_tuning_log
 
 if TYPE_CHECKING:
     from edgevit.accuracy.compare import AccuracyResult
+    from edgevit.compiler.lower import Program
     from edgevit.compiler.program import KernelCall
     from edgevit.device.session import Session
     from edgevit.model import Model, TensorSpec
@@ -37,7 +40,7 @@ _SHAPERS = ("apache-tvm", "apache-tvm-ffi", "onnx", "onnxsim")
 
 
 def compile_model(
-    model: Model,
+    model: Model | Sequence[Model],
     target: Target | str | Path = "host",
     *,
     linker: str | None = None,
@@ -51,7 +54,8 @@ def compile_model(
     The same model, target, records and tool versions give the same bytes, on any day, in any folder.
 
     Args:
-        model: from :func:`edgevit.load`.
+        model: from :func:`edgevit.load`; or the same file loaded at several input shapes, which one artifact then
+            serves with one copy of the weights.
         target: a target, its name or the path of its TOML file.
         linker: ``zig``, ``system`` or ``ndk``; None for the target's own choice.
         tuning_log: folder of records; None for those that ship with edgevit.
@@ -63,27 +67,34 @@ def compile_model(
     Raises:
         ModelError: TVM cannot import the model.
         TargetError: there is no such target.
+        UserError: several models that are not one file, or twice the same shapes.
         ToolchainError: code generation or linking failed.
         CheckFailed: the code does not compute what the model says; no artifact is returned.
     """
     if not isinstance(target, Target):
         target = get_target(target)
     validate_for_compiler(target)
+    models = list(model) if isinstance(model, Sequence) else [model]
+    _refuse_strangers(models)
     records = load_tuning_log(target.name, tuning_log)
-    artifact = build(model, target, Linker(target, linker), records, stage)
+    artifact = build(models, target, Linker(target, linker), records, stage)
     if not verify:
-        return _with_check(artifact, NumericCheck(status="not run", reason="the user asked for no check"))
+        reason = NumericCheck(status="not run", reason="the user asked for no check")
+        return _with_checks(artifact, [reason] * len(models))
     stage("check")
-    return _with_check(artifact, _verify(artifact, model, build_progress))
+    return _with_checks(artifact, _verify(artifact, models, build_progress))
 
 
-def build(model: Model, target: Target, linker: Linker, records: TuningLog, stage: Stage = lambda _: None) -> Artifact:
+def build(
+    models: Sequence[Model], target: Target, linker: Linker, records: TuningLog, stage: Stage = lambda _: None
+) -> Artifact:
     """Compile without executing anything; the manifest says that no check was run."""
-    from edgevit.compiler.lower import ENTRY, PROFILE, lower
+    from edgevit.compiler.lower import lower
     from edgevit.model import describe
 
     stage("generate code")
-    lowered = lower(model, target, records)
+    model = models[0]
+    lowered = lower(models, target, records)
     stage("link")
     library = linker.link(lowered.executable, lowered.weights)
     name = f"model{linker.suffix}"
@@ -99,32 +110,48 @@ def build(model: Model, target: Target, linker: Linker, records: TuningLog, stag
             macs=report.macs,
             notes=model.notes,
         ),
-        inputs=tuple(_tensor(spec) for spec in model.inputs),
-        outputs=tuple(_tensor(spec) for spec in model.outputs),
         precision=_precision(model),
         target=target,
         target_fingerprint=target.fingerprint(),
         library=LibraryInfo(
             file=name,
             format="macho" if target.system == "macos" else "elf",
-            entry=ENTRY,
-            profile=PROFILE if lowered.calls else None,
         ),
         kernels=lowered.kernels,
-        program=tuple(_kernel_info(call) for call in lowered.calls),
-        macs=lowered.roads.macs,
-        rest=lowered.roads.rest,
-        workspace_bytes=lowered.workspace,
+        resolutions=tuple(map(_resolution, models, lowered.programs)),
         tuning=TuningInfo(records_sha256=records.sha256, records=len(records)),
         tools={
             "edgevit": version("edgevit"),
             **{package: version(package) for package in _SHAPERS},
             "linker": linker.description,
         },
-        check=NumericCheck(status="not run"),
         files={name: file_info(library)},
     )
     return Artifact(manifest, {name: library})
+
+
+def _refuse_strangers(models: Sequence[Model]) -> None:
+    if len({model.sha256 for model in models}) > 1:
+        raise UserError(
+            "one artifact holds one model.",
+            advice="Compile each file on its own; several shapes of one file may share.",
+        )
+    if len({tuple(spec.shape for spec in model.inputs) for model in models}) < len(models):
+        raise UserError("the same input shapes are given twice.", advice="Give each once.")
+
+
+def _resolution(model: Model, program: Program) -> Resolution:
+    return Resolution(
+        inputs=tuple(_tensor(spec) for spec in model.inputs),
+        outputs=tuple(_tensor(spec) for spec in model.outputs),
+        entry=program.entry,
+        profile=program.profile,
+        program=tuple(_kernel_info(call) for call in program.calls),
+        macs=program.roads.macs,
+        rest=program.roads.rest,
+        workspace_bytes=program.workspace,
+        check=NumericCheck(status="not run"),
+    )
 
 
 def _kernel_info(call: KernelCall) -> KernelInfo:
@@ -139,21 +166,26 @@ def _kernel_info(call: KernelCall) -> KernelInfo:
     )
 
 
-def _verify(artifact: Artifact, model: Model, build_progress: Callable[[int, int], None] | None) -> NumericCheck:
+def _verify(
+    artifact: Artifact, models: Sequence[Model], build_progress: Callable[[int, int], None] | None
+) -> list[NumericCheck]:
     from edgevit.accuracy.check import check
 
     session = _session_for(artifact.manifest.target, build_progress)
     if isinstance(session, str):
-        return NumericCheck(status="not run", reason=session)
+        return [NumericCheck(status="not run", reason=session)] * len(models)
+    checks = []
     with session:
-        result = check(artifact, session, model, seeds=(0, 1), calls=2)
-    if not result.passed:
-        raise CheckFailed(
-            f"the compiled code is wrong: {result.failures[0]}.",
-            where=f"output {result.worst}",
-            advice="Run 'edgevit check --bisect' on an artifact compiled with --no-verify, and report it.",
-        )
-    return _numeric_check(result, session)
+        for part, model in zip(artifact.resolutions(), models, strict=True):
+            result = check(part, session, model, seeds=(0, 1), calls=2)
+            if not result.passed:
+                raise CheckFailed(
+                    f"the compiled code is wrong: {result.failures[0]}.",
+                    where=f"output {result.worst} at {part.resolution.text}",
+                    advice="Run 'edgevit check --bisect' on an artifact compiled with --no-verify, and report it.",
+                )
+            checks.append(_numeric_check(result, session))
+    return checks
 
 
 def _session_for(target: Target, build_progress: Callable[[int, int], None] | None) -> Session | str:
@@ -200,9 +232,10 @@ def artifact_place(session: Session) -> Literal["this machine", "qemu"]:
     return "qemu" if session.emulated else "this machine"
 
 
-def _with_check(artifact: Artifact, numeric_check: NumericCheck) -> Artifact:
-    manifest = artifact.manifest.model_copy(update={"check": numeric_check})
-    return Artifact(manifest, artifact.files)
+def _with_checks(artifact: Artifact, checks: Sequence[NumericCheck]) -> Artifact:
+    pairs = zip(artifact.manifest.resolutions, checks, strict=True)
+    resolutions = tuple(resolution.model_copy(update={"check": check}) for resolution, check in pairs)
+    return replace(artifact, manifest=artifact.manifest.model_copy(update={"resolutions": resolutions}))
 
 
 def _tensor(spec: TensorSpec) -> TensorInfo:

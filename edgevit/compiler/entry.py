@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import IRModule, ir, tirx
 
-from edgevit.compiler.program import WEIGHTS, WORKSPACE, ProgramBuilder, Segment
+from edgevit.compiler.program import WEIGHTS, WORKSPACE, KernelLibrary, Segment
 from edgevit.link import WEIGHTS_FUNCTION
 from edgevit.target_schema import Target
 
@@ -71,7 +71,7 @@ def call_kernel(kernel: Any, pointers: Sequence[Any]) -> Any:
     return tirx.Evaluate(ir.Call(kernel, list(pointers), ret_ty=ir.PrimType("int32")))
 
 
-def segment_entry(segment: Segment, program: ProgramBuilder, clock: Any = None) -> Any:
+def segment_entry(segment: Segment, library: KernelLibrary, clock: Any = None) -> Any:
     """Function that runs a segment's kernels.
 
     Its tensors are the segment's inputs and outputs, the clock's readings and the workspace, in this order; the
@@ -79,7 +79,7 @@ def segment_entry(segment: Segment, program: ProgramBuilder, clock: Any = None) 
 
     Args:
         segment: what to run.
-        program: that it is part of.
+        library: with the kernels it calls.
         clock: variable of :func:`edgevit.compiler.clock.clock_function`'s function. With it, there is an output of
             int64 nanoseconds, read before the first kernel and after each.
     """
@@ -94,15 +94,15 @@ def segment_entry(segment: Segment, program: ProgramBuilder, clock: Any = None) 
         buffers[WORKSPACE] = tirx.decl_buffer((segment.workspace // 4,), "float32", name=WORKSPACE)
     parameters = list(buffers.values())
     opening = []
-    if program.weights.size:
+    if library.weights.size:
         kind = ir.PointerType(ir.PrimType("float32"))
         pointer = tirx.Var("weights_pointer", kind)
-        buffers[WEIGHTS] = tirx.decl_buffer((program.weights.size // 4,), "float32", name=WEIGHTS, data=pointer)
+        buffers[WEIGHTS] = tirx.decl_buffer((library.weights.size // 4,), "float32", name=WEIGHTS, data=pointer)
         opening.append(tirx.Bind(pointer, tirx.call_extern(kind, WEIGHTS_FUNCTION)))
         opening.append(tirx.DeclBuffer(buffers[WEIGHTS], data=pointer))
     statements = [
         call_kernel(
-            program.variables[call.function],
+            library.variables[call.function],
             [_pointer(buffers[place.buffer], place.offset) for place in call.arguments],
         )
         for call in segment.calls

@@ -1,15 +1,16 @@
-"""From a model to machine code in object files.
+"""From a model, at one image size or several, to machine code in object files.
 
 Nodes that kernel families cover run in segments: functions in machine code that call their kernels in order, with
 a static memory plan and all weights in one block. What no family covers goes through TVM's importer; Relax's
-virtual machine calls it between segments.
+virtual machine calls it between segments. Every image size is a function of the virtual machine; kernels and weights
+are shared by all.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from edgevit.compiler.clock import clock_function
 from edgevit.compiler.entry import build_module, placeholder, segment_entry
 from edgevit.compiler.graph import Graph, Node, Tensor
 from edgevit.compiler.prepare import prepare
-from edgevit.compiler.program import KernelCall, ProgramBuilder, Segment
+from edgevit.compiler.program import KernelCall, KernelLibrary, ProgramBuilder, Segment
 from edgevit.compiler.rest import REST, import_nodes, schedule_rest
 from edgevit.compiler.roads import MULTIPLYING, Roads, operators, with_rest
 from edgevit.errors import EdgevitError, ToolchainError
@@ -30,9 +31,28 @@ if TYPE_CHECKING:
     from edgevit.model import Model
 
 ENTRY = "main"
-"""Name of the function that computes the model."""
+"""Name of the function that computes the model; at the second image size it is ``main_2``, and so on."""
 PROFILE = "profile"
 """Name of the one that also returns clock readings; absent where no kernel of ours is called."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What runs at one image size.
+
+    Attributes:
+        entry: function of the virtual machine that computes the model.
+        profile: the one that also returns clock readings; None where no kernel of ours is called.
+        calls: kernels in execution order.
+        roads: which share of the work runs in whose code.
+        workspace: bytes of memory for values between kernels.
+    """
+
+    entry: str
+    profile: str | None
+    calls: tuple[KernelCall, ...]
+    roads: Roads
+    workspace: int
 
 
 @dataclass(frozen=True)
@@ -42,30 +62,31 @@ class Lowered:
     Attributes:
         executable: TVM's executable; its ``export_library`` hands object files to a linker.
         weights: constants of all kernels, which the linker takes into the library.
-        calls: kernels in execution order.
-        roads: which share of the work runs in whose code.
+        programs: one for each image size, in the order asked for.
         rest_kernels: kernels of what TVM imported, by the schedule they took.
-        workspace: bytes of memory for values between kernels.
     """
 
     executable: tvm.runtime.Executable
     weights: bytes
-    calls: tuple[KernelCall, ...]
-    roads: Roads
+    programs: tuple[Program, ...]
     rest_kernels: dict[str, int]
-    workspace: int
 
     @property
     def kernels(self) -> dict[str, int]:
         """Number of distinct kernels by family."""
         counts: dict[str, int] = dict(self.rest_kernels)
-        for family in {call.kernel: call.family for call in self.calls}.values():
+        for family in {call.kernel: call.family for program in self.programs for call in program.calls}.values():
             counts[family] = counts.get(family, 0) + 1
         return dict(sorted(counts.items()))
 
 
-def lower(model: Model, target: Target, records: TuningLog) -> Lowered:
-    """Rewrite the graph, write its kernels, generate code.
+def lower(models: Sequence[Model], target: Target, records: TuningLog) -> Lowered:
+    """Rewrite the graphs, write their kernels, generate code.
+
+    Args:
+        models: one model at one image size or several.
+        target: to generate code for.
+        records: tuning records.
 
     Raises:
         ModelError: TVM's importer refuses a node that no family covers.
@@ -74,9 +95,8 @@ def lower(model: Model, target: Target, records: TuningLog) -> Lowered:
     try:
         import tvm
 
-        graph = prepare(model, target)
         with tvm.target.Target(target.tvm_target()):  # elementary functions look at the current target
-            return _Lowering(graph, target, records).run()
+            return _lower([prepare(model, target) for model in models], target, records)
     except EdgevitError:
         raise
     except (RuntimeError, ValueError, TypeError) as error:  # TVM's own errors are RuntimeErrors
@@ -86,6 +106,43 @@ def lower(model: Model, target: Target, records: TuningLog) -> Lowered:
             where=f"target {target.name}",
             advice="Rerun with --debug and report the traceback together with 'edgevit devices doctor --json'.",
         ) from error
+
+
+def _lower(graphs: Sequence[Graph], target: Target, records: TuningLog) -> Lowered:
+    from tvm import ir, relax
+
+    library = KernelLibrary(target, records)
+    code = _Code(relax.BlockBuilder(), library, ir.GlobalVar("clock"))
+    # The largest image decides how weights are packed: there a poor layout would cost most.
+    order = sorted(range(len(graphs)), key=lambda index: -sum(tensor.size for tensor in graphs[index].inputs))
+    programs = {index: _Lowering(graphs[index], code, f"_{index + 1}" if index else "").run() for index in order}
+    kernels = {library.variables[name]: function for name, function in library.functions.items()}
+    if kernels:
+        kernels[code.clock] = clock_function(target)
+    module, rest_kernels = schedule_rest(code.builder.get(), target)
+    return Lowered(
+        build_module(module, target, kernels, code.bodies),
+        library.weights.block(),
+        tuple(programs[index] for index in range(len(graphs))),
+        rest_kernels,
+    )
+
+
+@dataclass(frozen=True)
+class _Code:
+    """What the programs of all image sizes have in common.
+
+    Attributes:
+        builder: of the Relax module.
+        library: kernels and weights.
+        clock: variable of the function that reads the clock.
+        bodies: the segments' functions by name.
+    """
+
+    builder: Any
+    library: KernelLibrary
+    clock: Any
+    bodies: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,38 +155,37 @@ class _Rest:
 
 
 class _Lowering:
-    """Builds the Relax module around segments."""
+    """Adds one image size's functions to the Relax module.
 
-    def __init__(self, graph: Graph, target: Target, records: TuningLog) -> None:
-        from tvm import ir, relax
+    Args:
+        graph: rewritten.
+        code: to add to.
+        suffix: of the functions' names.
+    """
 
+    def __init__(self, graph: Graph, code: _Code, suffix: str) -> None:
         self.graph = graph
-        self.target = target
-        self.program = ProgramBuilder(graph, target, records)
-        self.builder = relax.BlockBuilder()
-        self.clock = ir.GlobalVar("clock")
+        self.code = code
+        self.suffix = suffix
+        self.builder = code.builder
+        self.program = ProgramBuilder(graph, code.library)
         self.values: dict[Tensor, Any] = {}
-        self.segments: list[Segment] = []
         self.rest: list[Node] = []
-        self.bodies: dict[str, Any] = {}
 
-    def run(self) -> Lowered:
+    def run(self) -> Program:
         parts = [(covered, list(nodes)) for covered, nodes in groupby(self.graph.nodes, self.program.covers)]
         steps = [self.program.segment(nodes) if covered else self._import(nodes) for covered, nodes in parts]
-        self.segments = [step for step in steps if isinstance(step, Segment) and step.calls]
-        self._function(ENTRY, steps)
-        kernels = {self.program.variables[name]: function for name, function in self.program.functions.items()}
-        if self.segments:
-            self._function(PROFILE, steps, profile=True)
-            kernels[self.clock] = clock_function(self.target)
-        module, rest_kernels = schedule_rest(self.builder.get(), self.target)
-        return Lowered(
-            build_module(module, self.target, kernels, self.bodies),
-            self.program.weights.block(),
-            tuple(call.info for segment in self.segments for call in segment.calls),
-            self._roads(),
-            rest_kernels,
-            max((segment.workspace for segment in self.segments), default=0),
+        segments = [step for step in steps if isinstance(step, Segment) and step.calls]
+        self._function(ENTRY + self.suffix, steps)
+        if segments:
+            self._function(PROFILE + self.suffix, steps, profile=True)
+        calls = tuple(call.info for segment in segments for call in segment.calls)
+        return Program(
+            ENTRY + self.suffix,
+            PROFILE + self.suffix if segments else None,
+            calls,
+            self._roads(calls),
+            max((segment.workspace for segment in segments), default=0),
         )
 
     def _function(self, name: str, steps: Sequence[Segment | _Rest], *, profile: bool = False) -> None:
@@ -150,15 +206,16 @@ class _Lowering:
                 results += [self.builder.emit_output(readings) for readings in times]
             self.builder.emit_func_output(results[0] if len(results) == 1 else relax.Tuple(results))
 
-    def _roads(self) -> Roads:
+    def _roads(self, calls: Sequence[KernelCall]) -> Roads:
         macs: Counter[str] = Counter()
-        for call in (call for segment in self.segments for call in segment.calls):
-            if call.info.family in MULTIPLYING:
-                macs[call.info.family] += call.info.flops // 2
+        for call in calls:
+            if call.family in MULTIPLYING:
+                macs[call.family] += call.flops // 2
         return Roads(with_rest(macs, self.rest, self.graph), operators(self.rest))
 
     def _import(self, nodes: Sequence[Node]) -> _Rest:
-        variable, inputs, outputs = import_nodes(nodes, self.graph, self.builder, f"{REST}{len(self.rest)}")
+        name = f"{REST}{self.suffix}_{len(self.rest)}"
+        variable, inputs, outputs = import_nodes(nodes, self.graph, self.builder, name)
         self.rest += nodes
         return _Rest(variable, inputs, outputs)
 
@@ -166,10 +223,11 @@ class _Lowering:
         """Emit a call of a segment's own function; returns its clock readings, if it takes any."""
         from tvm import relax
 
-        name = f"segment{len(self.bodies)}"
-        self.bodies[name] = segment_entry(segment, self.program, self.clock if profile else None)
+        bodies = self.code.bodies
+        name = f"segment{len(bodies)}"
+        bodies[name] = segment_entry(segment, self.code.library, self.code.clock if profile else None)
         # Relax merges functions that look alike, and placeholders do.
-        variable = self.builder.add_func(placeholder(self.bodies[name]).with_attr("segment", name), name)
+        variable = self.builder.add_func(placeholder(bodies[name]).with_attr("segment", name), name)
         arguments = [self._value(tensor) for tensor in segment.inputs]
         types = [_type(tensor) for tensor in segment.outputs]
         if profile:

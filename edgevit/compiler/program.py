@@ -1,7 +1,8 @@
-"""From a rewritten graph to kernels, packed weights and the order of calls."""
+"""From rewritten graphs to kernels, packed weights and the order of calls."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from edgevit.compiler.graph import Graph, Node, Tensor
 from edgevit.compiler.kernels import KernelFamily, claim, workload_key
 from edgevit.compiler.memory import Lifetime, aligned, plan
 from edgevit.target_schema import Target
-from edgevit.tuning.records import TuningLog
+from edgevit.tuning.records import Choice, TuningLog
 
 
 @dataclass(frozen=True)
@@ -99,24 +100,95 @@ class Weights:
         return b"".join(self._parts)
 
 
-class ProgramBuilder:
-    """Chooses a kernel for every node and lays out what they need.
+class KernelLibrary:
+    """The kernels and packed weights of all programs of an artifact; equal ones are kept once.
 
     Args:
-        graph: rewritten.
         target: to compile for.
         records: tuning records, consulted for each workload.
     """
 
-    def __init__(self, graph: Graph, target: Target, records: TuningLog) -> None:
-        self.graph = graph
+    def __init__(self, target: Target, records: TuningLog) -> None:
         self.target = target
         self.records = records
         self.functions: dict[str, Any] = {}
         self.variables: dict[str, Any] = {}
         self.weights = Weights()
-        self._claims: dict[Node, tuple[KernelFamily, Any]] = {}
         self._known: dict[tuple[Any, ...], str] = {}
+        self._layouts: dict[bytes, tuple[KernelFamily, Choice]] = {}
+
+    def claim(self, node: Node) -> tuple[KernelFamily, Any] | None:
+        """The family that computes a node, and the node's workload.
+
+        A layer whose weights are packed for another image size already stays with the family they are packed for.
+        """
+        found = claim(node)
+        packed = self._layouts.get(_weight_digest(node)) if found and self._layouts else None
+        if found is None or packed is None or packed[0] is found[0]:
+            return found
+        family = packed[0]
+        workload = getattr(family, "accept", family.claim)(node)
+        return (family, workload) if workload is not None else found
+
+    def choose(self, node: Node, family: KernelFamily, workload: Any) -> tuple[Choice, bool]:
+        """The kernel's shape, and whether a tuning record chose it.
+
+        Weights packed for another image size already decide what of the shape their layout depends on.
+        """
+        keys = getattr(family, "LAYOUT", ())
+        digest = _weight_digest(node) if keys else b""
+        packed = self._layouts.get(digest)
+        layout = packed[1] if packed and packed[0] is family else {}
+        record = self.records.best(workload_key(family, workload)) if self.records else None
+        tuned = record is not None and layout.items() <= record.items()
+        if record is not None and tuned:
+            choice = record
+        elif layout:
+            choice = family.analytic_default(workload, self.target, layout)  # type: ignore[call-arg]
+        else:
+            choice = family.analytic_default(workload, self.target)
+        if keys:
+            self._layouts.setdefault(digest, (family, {key: choice[key] for key in keys}))
+        return choice, tuned
+
+    def function(self, family: KernelFamily, workload: Any, choice: Choice) -> str:
+        """Name of the function that computes a workload, written when first asked for."""
+        identity = (family.NAME, workload, tuple(sorted(choice.items())))
+        if identity not in self._known:
+            name = f"{family.NAME}_{len(self._known)}"
+            self.functions[name] = family.emit(workload, self.target, choice, name)
+            self.variables[name] = GlobalVar(name)
+            self._known[identity] = name
+        return self._known[identity]
+
+    def pack(self, node: Node, family: KernelFamily, workload: Any, choice: Choice) -> list[int]:
+        """Byte offsets of a node's constants in the block of weights, in the node's order."""
+        constants = [tensor.data for tensor in node.inputs if tensor is not None and tensor.data is not None]
+        pack = getattr(family, "pack", None)
+        packed = pack(workload, self.target, choice, constants) if pack and constants else constants
+        return [self.weights.add(data) for data in packed]
+
+
+def _weight_digest(node: Node) -> bytes:
+    """Identity of a node's first constant, which is its weight if it has one."""
+    data = next((tensor.data for tensor in node.inputs if tensor is not None and tensor.data is not None), None)
+    if data is None:
+        return b""
+    return hashlib.blake2b(f"{data.shape}{data.dtype}".encode() + np.ascontiguousarray(data).tobytes()).digest()
+
+
+class ProgramBuilder:
+    """Chooses a kernel for every node of a graph and lays out what they need.
+
+    Args:
+        graph: rewritten.
+        library: takes the kernels and weights.
+    """
+
+    def __init__(self, graph: Graph, library: KernelLibrary) -> None:
+        self.graph = graph
+        self.library = library
+        self._claims: dict[Node, tuple[KernelFamily, Any]] = {}
         self._aliases: dict[Tensor, Tensor] = {}
         self._claim_all()
 
@@ -148,7 +220,7 @@ class ProgramBuilder:
                 source = node.input(0)
                 self._aliases[node.output] = source
             else:
-                found = claim(node)
+                found = self.library.claim(node)
                 if found is not None:
                     self._claims[node] = found
 
@@ -168,29 +240,18 @@ class ProgramBuilder:
 
     def _call(self, node: Node, places: dict[Tensor, Place]) -> Call:
         family, workload = self._claims[node]
-        key = workload_key(family, workload)
-        choice = self.records.best(key) if self.records else None
-        tuned = choice is not None
-        choice = choice if choice is not None else family.analytic_default(workload, self.target)
-        identity = (family.NAME, workload, tuple(sorted(choice.items())))
-        if identity not in self._known:
-            name = f"{family.NAME}_{len(self._known)}"
-            self.functions[name] = family.emit(workload, self.target, choice, name)
-            self.variables[name] = GlobalVar(name)
-            self._known[identity] = name
-        constants = [t.data for t in node.inputs if t is not None and t.data is not None]
-        pack = getattr(family, "pack", None)
-        packed = iter(pack(workload, self.target, choice, constants) if pack and constants else constants)
-        arguments = []
-        for tensor in node.inputs:
-            if tensor is not None:
-                constant = tensor.is_constant
-                arguments.append(
-                    Place(WEIGHTS, self.weights.add(next(packed))) if constant else places[self.root(tensor)]
-                )
+        choice, tuned = self.library.choose(node, family, workload)
+        function = self.library.function(family, workload, choice)
+        offsets = iter(self.library.pack(node, family, workload, choice))
+        arguments = [
+            Place(WEIGHTS, next(offsets)) if tensor.is_constant else places[self.root(tensor)]
+            for tensor in node.inputs
+            if tensor is not None
+        ]
         arguments += [places[tensor] for tensor in node.outputs]
-        info = KernelCall(self._known[identity], family.NAME, key, workload.flops, workload.bytes, node.layers, tuned)
-        return Call(self._known[identity], arguments, info)
+        key = workload_key(family, workload)
+        info = KernelCall(function, family.NAME, key, workload.flops, workload.bytes, node.layers, tuned)
+        return Call(function, arguments, info)
 
 
 def byte_size(tensor: Tensor) -> int:

@@ -83,7 +83,6 @@ class LocalModel(LoadedModel):
         from tvm import relax
 
         super().__init__(artifact)
-        self._entry = artifact.manifest.library.entry
         self._device = tvm.cpu(0)
         self._vm: Any = None
         self._arguments: list[Any] = []

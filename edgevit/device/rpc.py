@@ -253,7 +253,6 @@ class RpcModel(LoadedModel):
     def __init__(self, session: RpcSession, artifact: Artifact, timeout: float) -> None:
         super().__init__(artifact)
         self._session = session
-        self._entry = artifact.manifest.library.entry
         self._arguments: list[Any] = []
         self._vm: Any = None
         self._device: Any = None

@@ -114,26 +114,30 @@ def last_line(error: Exception) -> str:
 
 
 class LoadedModel(ABC):
-    """An artifact loaded on a device; a context manager that unloads it."""
+    """An artifact loaded on a device; a context manager that unloads it.
+
+    One that serves several resolutions runs the program for the shapes of the inputs it was given last.
+    """
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
+        self._resolution = artifact.resolution
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
         """Names, shapes and dtypes of what :meth:`run` takes."""
-        return self.artifact.manifest.inputs
+        return self._resolution.inputs
 
     @property
     def outputs(self) -> tuple[TensorInfo, ...]:
         """Names, shapes and dtypes of what :meth:`run` returns."""
-        return self.artifact.manifest.outputs
+        return self._resolution.outputs
 
     def run(self, inputs: Tensors, *, timeout: float = RUN_TIMEOUT) -> dict[str, NDArray[np.generic]]:
         """One inference.
 
         Args:
-            inputs: one array per model input, of its exact shape and dtype.
+            inputs: one array per model input, of its exact dtype and of a shape that the artifact serves.
             timeout: seconds, transfers included.
 
         Raises:
@@ -144,7 +148,7 @@ class LoadedModel(ABC):
         return self.invoke(timeout=timeout)
 
     def ordered(self, inputs: Tensors) -> list[NDArray[np.generic]]:
-        """The arrays in the model's order, checked.
+        """The arrays in the model's order, checked; selects the resolution of their shapes.
 
         Raises:
             UserError: a name, shape or dtype differs from the model's.
@@ -157,6 +161,8 @@ class LoadedModel(ABC):
                 f"the inputs {sorted(inputs)} are not the model's {sorted(expected)}.",
                 advice="Pass one array per input, by name.",
             )
+        self._select(inputs)
+        expected = {info.name: info for info in self.inputs}
         for name, array in inputs.items():
             info = expected[name]
             kind, shape = getattr(array, "dtype", None), getattr(array, "shape", None)
@@ -165,11 +171,27 @@ class LoadedModel(ABC):
                 continue
             got = type(array).__name__ if kind is None or shape is None else f"{kind}{list(shape)}"
             raise UserError(
-                f"got {got}, the model takes {info.dtype}{list(info.shape)}.",
+                f"got {got}, the model takes {self._taken(name)}.",
                 where=f"input {name!r}",
                 advice="Convert the array; edgevit never casts or reshapes silently.",
             )
         return [np.asarray(inputs[info.name], order="C") for info in self.inputs]
+
+    @property
+    def _entry(self) -> str:
+        return self._resolution.entry
+
+    def _select(self, inputs: Tensors) -> None:
+        """Take the resolution of these shapes; without one, the current stays, for an error to name."""
+        shapes = {name: getattr(array, "shape", None) for name, array in inputs.items()}
+        for resolution in self.artifact.manifest.resolutions:
+            if resolution.shapes == shapes:
+                self._resolution = resolution
+
+    def _taken(self, name: str) -> str:
+        """What an input may be."""
+        infos = [i for resolution in self.artifact.manifest.resolutions for i in resolution.inputs if i.name == name]
+        return " or ".join(f"{info.dtype}{list(info.shape)}" for info in infos)
 
     def _profile_entry(self) -> str:
         """Name of the function that reads the clock.
@@ -177,7 +199,7 @@ class LoadedModel(ABC):
         Raises:
             UserError: the artifact has none.
         """
-        name = self.artifact.manifest.library.profile
+        name = self._resolution.profile
         if name is None:
             raise UserError(
                 "the artifact has no function that times its kernels.",

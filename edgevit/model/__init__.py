@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgevit.model.describe import ModelReport, describe
 from edgevit.model.load import from_proto, load
-from edgevit.model.shapes import parse_shape, parse_shapes
+from edgevit.model.shapes import parse_resolutions, parse_shape, parse_shapes
 from edgevit.model.types import Model, TensorSpec
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "describe",
     "from_proto",
     "load",
+    "parse_resolutions",
     "parse_shape",
     "parse_shapes",
 ]

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from edgevit.model.audit import unsupported_nodes
 from edgevit.model.graph import all_nodes, itemsize, value_shapes
 from edgevit.model.macs import count_macs
+from edgevit.model.metadata import Metadata
 from edgevit.model.operators import ONNX_DOMAINS
+from edgevit.model.tasks import Task, task_of
 from edgevit.model.types import Model, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
 
-Task = Literal["classification", "detection", "segmentation", "unknown"]
-
 _HEAVY_MACS = 5_000_000_000
-_MANY_ANCHORS = 100
 
 
 class _Frozen(BaseModel):
@@ -48,7 +47,8 @@ class ModelReport(_Frozen):
     Attributes:
         source: path of the file, if there is one.
         sha256: of the source bytes.
-        task: a guess from the outputs' shapes.
+        task: what the metadata states, else a guess from the outputs' shapes.
+        about: what the model's metadata states.
         inputs: in graph order.
         outputs: in graph order.
         opset: version of the default ONNX operator set.
@@ -65,6 +65,7 @@ class ModelReport(_Frozen):
     source: str | None
     sha256: str
     task: Task
+    about: Metadata
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     opset: int
@@ -98,7 +99,8 @@ def describe(model: Model) -> ModelReport:
     return ModelReport(
         source=str(model.source) if model.source else None,
         sha256=model.sha256,
-        task=guess_task(model),
+        task=task_of(model),
+        about=model.about,
         inputs=_infos(model.inputs),
         outputs=_infos(model.outputs),
         opset=model.opset,
@@ -111,29 +113,6 @@ def describe(model: Model) -> ModelReport:
         suggested_targets=() if unsupported else _targets(macs),
         notes=tuple(notes),
     )
-
-
-def guess_task(model: Model) -> Task:
-    """Task a vision model probably serves, judged by its outputs; ``unknown`` where nothing fits."""
-    images = [spec for spec in model.inputs if len(spec.shape) == 4]
-    if not images:
-        return "unknown"
-    shapes = [spec.shape for spec in model.outputs]
-    if any(node.op_type == "NonMaxSuppression" for node in model.proto.graph.node):
-        return "detection"
-    has_boxes = any(len(shape) in (2, 3) and shape[-1] == 4 for shape in shapes)
-    if len(shapes) > 1 and has_boxes:
-        return "detection"
-    if len(shapes) > 1:
-        return "unknown"
-    shape = shapes[0]
-    if len(shape) == 3 and min(shape[1:]) > 4 and max(shape[1:]) >= _MANY_ANCHORS:
-        return "detection"
-    if len(shape) == 2 and shape[1] > 1 and shape[0] == images[0].shape[0]:
-        return "classification"
-    if len(shape) == 4 and math.prod(shape[2:]) > 1 and shape[0] == images[0].shape[0]:
-        return "segmentation"
-    return "unknown"
 
 
 def _infos(specs: tuple[TensorSpec, ...]) -> tuple[TensorInfo, ...]:

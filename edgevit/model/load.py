@@ -11,9 +11,13 @@ from edgevit.errors import ModelError
 from edgevit.model.audit import refuse_unsupported, unsupported_nodes
 from edgevit.model.graph import all_nodes, itemsize, opset_of, value_shapes
 from edgevit.model.isolated import prepare_isolated
+from edgevit.model.metadata import Preprocessing, read_metadata
+from edgevit.model.metadata_labels import check_label_count
+from edgevit.model.metadata_sources import gather
 from edgevit.model.operators import INPUT_DTYPES, MIN_OPSET
 from edgevit.model.shapes import Shapes, real_inputs, settle_shapes
 from edgevit.model.source import MAX_BYTES, read_source
+from edgevit.model.tasks import task_of
 from edgevit.model.types import Model, TensorSpec
 
 if TYPE_CHECKING:
@@ -23,7 +27,14 @@ MAX_TENSOR_BYTES = 16 << 30
 """Most bytes all values of a graph may have together: far over what runs on a device, far under nonsense."""
 
 
-def load(path: str | Path, *, shapes: Shapes = None, max_bytes: int = MAX_BYTES, audit: bool = True) -> Model:
+def load(
+    path: str | Path,
+    *,
+    shapes: Shapes = None,
+    max_bytes: int = MAX_BYTES,
+    audit: bool = True,
+    preprocess: str | Path | Preprocessing | None = None,
+) -> Model:
     """Read, check and simplify an ONNX file.
 
     The result has static shapes, holds no training leftovers, and depends on the file's contents alone:
@@ -36,25 +47,43 @@ def load(path: str | Path, *, shapes: Shapes = None, max_bytes: int = MAX_BYTES,
         max_bytes: refuse more bytes than this, external data included.
         audit: refuse operators that the compiler cannot take. Without it they stay in the graph, for
             :func:`edgevit.model.describe` to list; dimensions of outputs they hide are then -1.
+        preprocess: how images are prepared, before what the file and a TOML file beside it say: the name of a preset,
+            the path of a TOML file, or settings; see :mod:`edgevit.model.metadata_sources`.
 
     Raises:
         ModelError: the file cannot be used; the message says why and what to do.
+        UserError: ``preprocess`` or the TOML file beside the model is wrong, or its labels are not the model's.
     """
     source = read_source(Path(path), max_bytes)
-    return _finish(source.proto, source.path, source.sha256, shapes, audit=audit)
+    return _finish(source.proto, source.path, source.sha256, shapes, preprocess, audit=audit)
 
 
-def from_proto(proto: onnx.ModelProto, *, shapes: Shapes = None, audit: bool = True) -> Model:
+def from_proto(
+    proto: onnx.ModelProto,
+    *,
+    shapes: Shapes = None,
+    audit: bool = True,
+    preprocess: str | Path | Preprocessing | None = None,
+) -> Model:
     """Like :func:`load`, for a model that is in memory already (such as one from :mod:`edgevit.zoo`).
 
     Raises:
         ModelError: the model cannot be used.
+        UserError: ``preprocess`` is wrong, or the model's labels are not as many as its classes.
     """
     data = proto.SerializeToString(deterministic=True)
-    return _finish(proto, None, hashlib.sha256(data).hexdigest(), shapes, audit=audit)
+    return _finish(proto, None, hashlib.sha256(data).hexdigest(), shapes, preprocess, audit=audit)
 
 
-def _finish(proto: onnx.ModelProto, path: Path | None, sha256: str, shapes: Shapes, *, audit: bool) -> Model:
+def _finish(
+    proto: onnx.ModelProto,
+    path: Path | None,
+    sha256: str,
+    shapes: Shapes,
+    preprocess: str | Path | Preprocessing | None,
+    *,
+    audit: bool,
+) -> Model:
     where = str(path) if path else None
     _check_text(proto, where)
     _check_header(proto, where)
@@ -62,21 +91,26 @@ def _finish(proto: onnx.ModelProto, path: Path | None, sha256: str, shapes: Shap
     settled = settle_shapes(proto, shapes, where)
     _check_input_bytes(proto, settled, where)
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    about, origin = gather(read_metadata(metadata, where=where), path, preprocess)
     proto, notes = prepare_isolated(proto, settled, where, audit=audit)
     unsupported = unsupported_nodes(proto)
     if audit:
         refuse_unsupported(unsupported, where)
     _check_value_bytes(proto, where)
-    return Model(
+    model = Model(
         proto=proto,
         source=path,
         sha256=sha256,
         inputs=tuple(_spec(value, where, strict=True) for value in proto.graph.input),
         outputs=tuple(_spec(value, where, strict=not unsupported) for value in proto.graph.output),
         opset=opset_of(proto),
-        notes=tuple(notes),
+        notes=(*notes, origin) if origin else tuple(notes),
         metadata=metadata,
+        about=about,
     )
+    if about.labels is not None:
+        check_label_count(about.labels, model.outputs, task_of(model), where=where)
+    return model
 
 
 def _check_text(proto: onnx.ModelProto, where: str | None) -> None:

@@ -62,6 +62,24 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]] | tuple[int
     return shapes
 
 
+def parse_resolutions(texts: Sequence[str]) -> list[Shapes]:
+    """Parse the ``--shape`` options of a command that takes several resolutions, one item for each.
+
+    Every option is a resolution; one of several inputs joins them by commas. Options that name different inputs, one
+    each, are a single resolution too.
+
+    Raises:
+        UserError: one does not parse, or they leave open which inputs belong together.
+    """
+    groups = [text.split(",") for text in texts]
+    names = [parse_shape(text)[0] for group in groups for text in group]
+    if all(len(group) == 1 for group in groups) and None not in names and len(set(names)) > 1:
+        if len(set(names)) < len(names):
+            raise _bad_shape(texts[0], "with several inputs, join those of one resolution by commas")
+        return [parse_shapes(texts)]
+    return [parse_shapes(group) for group in groups] or [None]
+
+
 def settle_shapes(proto: onnx.ModelProto, shapes: Shapes, where: str | None) -> dict[str, tuple[int, ...]]:
     """Static shape of every input, from the file where it says so and from ``shapes`` where it does not.
 

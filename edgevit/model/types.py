@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgevit.model.metadata import Metadata
+
 if TYPE_CHECKING:
     import onnx
 
@@ -42,6 +44,7 @@ class Model:
         opset: version of the default ONNX operator set.
         notes: what loading changed, one sentence each.
         metadata: the file's own key-value metadata (``metadata_props``).
+        about: what the model says of itself, merged from all sources: task, labels, preprocessing, detection.
     """
 
     proto: onnx.ModelProto
@@ -52,3 +55,4 @@ class Model:
     opset: int
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    about: Metadata = field(default_factory=Metadata)

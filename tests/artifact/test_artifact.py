@@ -186,13 +186,13 @@ def test_a_missing_artifact_says_how_to_make_one(tmp_path: Path) -> None:
 
 
 def test_the_manifest_names_what_shaped_the_bytes(small_artifact: Artifact) -> None:
-    manifest = small_artifact.manifest
-    assert [info.name for info in manifest.inputs] == ["image"]
-    assert manifest.inputs[0].layout == "NCHW"
-    assert [info.name for info in manifest.outputs] == ["logits", "features"]
+    manifest, resolution = small_artifact.manifest, small_artifact.resolution
+    assert [info.name for info in resolution.inputs] == ["image"]
+    assert resolution.inputs[0].layout == "NCHW"
+    assert [info.name for info in resolution.outputs] == ["logits", "features"]
     assert manifest.precision == "fp32"
     assert {"edgevit", "apache-tvm", "apache-tvm-ffi", "onnx", "onnxsim", "linker"} <= set(manifest.tools)
-    assert manifest.check.status == "not run"
+    assert resolution.check.status == "not run"
     assert sum(manifest.kernels.values()) > 0
 
 

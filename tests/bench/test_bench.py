@@ -125,7 +125,7 @@ def test_an_unknown_peer_names_those_there_are(small_artifact: Artifact, onnx_fi
 
 def test_a_peer_that_cannot_load_the_model_says_why(small_artifact: Artifact, tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no model")
-    inputs = small_artifact.manifest.inputs
+    inputs = small_artifact.resolution.inputs
     with (
         pytest.raises(EnvironmentFailure, match="peer's process ended"),
         start_peer("onnxruntime", tmp_path / "broken.onnx", inputs, 1),
@@ -134,7 +134,7 @@ def test_a_peer_that_cannot_load_the_model_says_why(small_artifact: Artifact, tm
 
 
 def test_a_peer_that_dies_is_an_error_and_leaves_nothing(small_artifact: Artifact, onnx_file: Path) -> None:
-    peer = Peer("edgevit.bench.ort_worker", onnx_file, small_artifact.manifest.inputs, 1)
+    peer = Peer("edgevit.bench.ort_worker", onnx_file, small_artifact.resolution.inputs, 1)
     peer._channel.process.kill()
     with pytest.raises(EnvironmentFailure, match="peer's process ended"):
         peer.sample(1)

@@ -33,7 +33,7 @@ def result(request: pytest.FixtureRequest, small_artifact: Artifact) -> ProfileR
 
 
 def test_every_call_is_there_in_the_programs_order(result: ProfileResult, small_artifact: Artifact) -> None:
-    program = small_artifact.manifest.program
+    program = small_artifact.resolution.program
     assert [(call.kernel, call.layers, call.flops) for call in result.calls] == [
         (info.kernel, info.layers, info.flops) for info in program
     ]
@@ -113,7 +113,7 @@ def test_what_tvm_computes_between_kernels_is_told_apart() -> None:
             readings = loaded.profile(3)
         found = profile(artifact, session, samples=3, threads=1)
     assert len(readings.segments) == 2
-    assert readings.kernels.shape == (3, len(artifact.manifest.program))
+    assert readings.kernels.shape == (3, len(artifact.resolution.program))
     assert (readings.between > 0).all()
     np.testing.assert_array_equal(readings.outputs["y"], expected)
     assert found.rest == {"CumSum": 1}
@@ -134,11 +134,10 @@ def test_the_peak_does_not_end_a_profile(small_artifact: Artifact, monkeypatch: 
     assert "ANDROID_NDK_HOME" in found.notes()[1]
 
 
-@pytest.mark.parametrize("lacking", [{"program": ()}, {"library": {"profile": None}}])
+@pytest.mark.parametrize("lacking", [{"program": ()}, {"profile": None}])
 def test_artifacts_of_an_earlier_version_are_refused(small_artifact: Artifact, lacking: dict[str, object]) -> None:
-    manifest = small_artifact.manifest
-    library = manifest.library.model_copy(update=lacking.get("library", {}))
-    old = Artifact(manifest.model_copy(update={**lacking, "library": library}), small_artifact.files)
+    resolution = small_artifact.resolution.model_copy(update=lacking)
+    old = Artifact(small_artifact.manifest.model_copy(update={"resolutions": (resolution,)}), small_artifact.files)
     with edgevit.connect() as session, pytest.raises(UserError, match="cannot time its kernels") as caught:
         profile(old, session)
     assert "Compile the model again" in str(caught.value.advice)

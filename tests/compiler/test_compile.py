@@ -62,7 +62,7 @@ def test_two_compiles_in_other_processes_folders_users_and_days_are_identical(tm
 
 
 def test_every_output_matches_onnx_runtime_and_the_manifest_says_so(small_model: Model) -> None:
-    check = compile_model(small_model, "host").manifest.check
+    check = compile_model(small_model, "host").resolution.check
     assert check.status == "passed"
     assert check.hardware
     assert check.where == "this machine"
@@ -150,7 +150,7 @@ def test_a_system_compiler_can_link_for_this_machine(small_model: Model) -> None
     if not (shutil.which("cc") or shutil.which("gcc")):
         pytest.skip("there is no system compiler")
     artifact = compile_model(small_model, "host", linker="system")
-    assert artifact.manifest.check.status == "passed"
+    assert artifact.resolution.check.status == "passed"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -79,11 +79,11 @@ def test_single_precision_models_are_left_alone():
 def test_half_precision_network_agrees_with_onnx_runtime(target):
     """The compiler's own check runs the code here, or under QEMU, against ONNX Runtime's float16 results."""
     artifact = compile_model(from_proto(network()), target)
-    if artifact.manifest.check.status == "not run":
-        pytest.skip(artifact.manifest.check.reason)
+    if artifact.resolution.check.status == "not run":
+        pytest.skip(artifact.resolution.check.reason)
     assert artifact.manifest.precision == "fp16"
-    assert artifact.manifest.inputs[0].dtype == artifact.manifest.outputs[0].dtype == HALF
-    assert artifact.manifest.check.status == "passed"
+    assert artifact.resolution.inputs[0].dtype == artifact.resolution.outputs[0].dtype == HALF
+    assert artifact.resolution.check.status == "passed"
 
 
 def expected(x: np.ndarray, weight: np.ndarray, groups: int) -> np.ndarray:

@@ -75,9 +75,10 @@ def test_every_node_of_the_embedded_model_has_a_kernel() -> None:
 
     model = from_proto(embedded_model())
     for target in ("x86-64-v3", "arm64-linux", "armv7-linux"):
-        lowered = lower(model, get_target(target), TuningLog([]))
-        assert lowered.roads.rest == {}
-        assert "tvm" not in lowered.roads.macs
+        lowered = lower([model], get_target(target), TuningLog([]))
+        (program,) = lowered.programs
+        assert program.roads.rest == {}
+        assert "tvm" not in program.roads.macs
         assert not {"default", "plain"} & set(lowered.kernels)
 
 
@@ -105,21 +106,22 @@ def test_a_tuning_record_changes_the_code_and_not_the_result(small_model: Model)
             return {"rows": 1, "vectors": 1, "block": 1, "panels": 1, "unroll": 1}
 
     target = get_target("host")
-    plain = build(small_model, target, Linker(target), TuningLog([]))
-    tuned = build(small_model, target, Linker(target), Everything([]))
+    plain = build([small_model], target, Linker(target), TuningLog([]))
+    tuned = build([small_model], target, Linker(target), Everything([]))
     assert plain.library != tuned.library
-    assert any(kernel.tuned for kernel in tuned.manifest.program)
-    assert not any(kernel.tuned for kernel in plain.manifest.program)
+    assert any(kernel.tuned for kernel in tuned.resolution.program)
+    assert not any(kernel.tuned for kernel in plain.resolution.program)
     with edgevit.connect() as opened:
         assert check(tuned, opened, small_model).passed
 
 
 def test_what_no_family_covers_is_scheduled_and_counted() -> None:
-    manifest = compile_model(CASES["3d"], "host").manifest
-    assert manifest.rest == {"Conv": 1}
-    assert manifest.macs == {"tvm": manifest.model.macs}
+    artifact = compile_model(CASES["3d"], "host")
+    manifest, resolution = artifact.manifest, artifact.resolution
+    assert resolution.rest == {"Conv": 1}
+    assert resolution.macs == {"tvm": manifest.model.macs}
     assert set(manifest.kernels) & {"default", "plain"}
-    assert manifest.check.status == "passed"
+    assert resolution.check.status == "passed"
 
 
 def test_operators_that_tvm_imports_with_loops_of_their_own() -> None:
@@ -132,9 +134,9 @@ def test_operators_that_tvm_imports_with_loops_of_their_own() -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, (2, 3, 5))],
     )
     model = from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
-    manifest = compile_model(model, "host").manifest
-    assert manifest.rest == {"Einsum": 1}
-    assert manifest.check.status == "passed"
+    resolution = compile_model(model, "host").resolution
+    assert resolution.rest == {"Einsum": 1}
+    assert resolution.check.status == "passed"
 
 
 def test_segments_that_look_alike_around_operators_left_to_tvm() -> None:
@@ -151,10 +153,10 @@ def test_segments_that_look_alike_around_operators_left_to_tvm() -> None:
     inputs, outputs = (helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 8, 8, 8)) for name in "xy")
     graph = helper.make_graph(nodes, "segments", [inputs], [outputs], weights)
     model = from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
-    manifest = compile_model(model, "host").manifest
-    assert manifest.rest == {"LRN": 2}
-    assert len(manifest.program) > 1
-    assert manifest.check.status == "passed"
+    resolution = compile_model(model, "host").resolution
+    assert resolution.rest == {"LRN": 2}
+    assert len(resolution.program) > 1
+    assert resolution.check.status == "passed"
 
 
 def test_what_cannot_be_scheduled_keeps_tvms_loops_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +168,7 @@ def test_what_cannot_be_scheduled_keeps_tvms_loops_and_is_counted(monkeypatch: p
     monkeypatch.setattr(s_tir.Schedule, "parallel", refuse)
     artifact = compile_model(CASES["3d"], "host")
     assert set(artifact.manifest.kernels) == {"plain"}
-    assert artifact.manifest.check.status == "passed"
+    assert artifact.resolution.check.status == "passed"
 
 
 def _topk() -> Model:
@@ -184,7 +186,7 @@ def _topk() -> Model:
 
 
 def test_operators_that_sort_run_on_this_machine() -> None:
-    assert compile_model(_topk(), "host").manifest.check.status == "passed"
+    assert compile_model(_topk(), "host").resolution.check.status == "passed"
 
 
 @pytest.mark.emulated

@@ -29,7 +29,7 @@ def _take(session: Session, artifact: Artifact, model: Model) -> Readings:
 
 
 def _check(readings: Readings, artifact: Artifact) -> None:
-    calls = len(artifact.manifest.program)
+    calls = len(artifact.resolution.program)
     (segment,) = readings.segments
     assert segment.dtype == np.int64
     assert segment.shape == (3, calls + 1)
@@ -59,8 +59,8 @@ def test_on_other_processors(target: str, small_model: Model) -> None:
 
 
 def test_an_artifact_without_the_function(small_artifact: Artifact) -> None:
-    library = small_artifact.manifest.library.model_copy(update={"profile": None})
-    old = Artifact(small_artifact.manifest.model_copy(update={"library": library}), small_artifact.files)
+    resolution = small_artifact.resolution.model_copy(update={"profile": None})
+    old = Artifact(small_artifact.manifest.model_copy(update={"resolutions": (resolution,)}), small_artifact.files)
     with connect(in_process=True) as session, session.load(old) as loaded:
         loaded.set_inputs(small_input(0))
         with pytest.raises(UserError, match="no function that times"):

@@ -6,7 +6,9 @@ import math
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +19,8 @@ from onnx import TensorProto
 from edgevit.errors import UserError
 from edgevit.model import describe, from_proto
 from edgevit.zoo import VARIANTS, build_mobilevit, embedded_model
+from edgevit.zoo.graph import GraphBuilder
+from edgevit.zoo.mobilevit_layers import Grid, fold, unfold
 
 PUBLISHED = {"xxs": (1.3e6, 0.4e9), "xs": (2.3e6, 1.0e9), "s": (5.6e6, 2.0e9)}
 
@@ -103,6 +107,55 @@ def test_any_size(size: int, resizes: int) -> None:
     assert np.isfinite(logits).all()
 
 
+@pytest.mark.parametrize("patches", [(3, 3, 3), (4, 4, 4), (8, 4, 2)])
+def test_other_patches_are_other_numbers_with_the_same_weights(patches: tuple[int, int, int]) -> None:
+    base, other = build_mobilevit("xs"), build_mobilevit("xs", patches=patches)
+    assert parameters_in_use(base) == parameters_in_use(other)
+    assert not np.allclose(run(base, images()), run(other, images()))
+    # Feature maps of 32, 16 and 8 cells.
+    resizes = sum(n.op_type == "Resize" for n in other.graph.node)
+    assert resizes == 2 * sum(cells % patch != 0 for cells, patch in zip((32, 16, 8), patches, strict=True))
+
+
+@pytest.mark.parametrize(("patch", "rows", "columns"), [(2, 3, 5), (3, 2, 2), (8, 1, 2)])
+def test_unfold_gives_a_sequence_to_every_position_in_a_patch(patch: int, rows: int, columns: int) -> None:
+    channels = 6
+    g = GraphBuilder("unfold", 0)
+    x = g.input("pixel_values", (1, channels, rows * patch, columns * patch))
+    grid = Grid(patch, rows, columns)
+    tokens = unfold(g, x, "tokens", grid)
+    g.output("image", fold(g, tokens, "folded", grid, (rows * patch, columns * patch)))
+    proto = g.build()
+    proto.graph.output.append(onnx.ValueInfoProto(name="tokens"))
+    image = np.random.default_rng(0).random((1, channels, rows * patch, columns * patch), np.float32)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    folded, sequences = session.run(None, {"pixel_values": image})
+    np.testing.assert_array_equal(folded, image)
+    assert sequences.shape == (patch * patch, rows * columns, channels)
+    for y in range(rows * patch):
+        for x_ in range(columns * patch):
+            position, token = y % patch * patch + x_ % patch, y // patch * columns + x_ // patch
+            np.testing.assert_array_equal(sequences[position, token], image[0, :, y, x_])
+
+
+@pytest.mark.parametrize("patches", [(2, 2, 2), (8, 4, 2)])
+@pytest.mark.parametrize("size", [(160, 160), (256, 256), (224, 320), (33, 70)])
+def test_open_size(size: tuple[int, int], patches: tuple[int, int, int]) -> None:
+    x = np.random.default_rng(0).random((1, 3, *size), np.float32)
+    static = build_mobilevit("xxs", image_size=size, patches=patches)
+    want = run(static, x)
+    proto = build_mobilevit("xxs", patches=patches, dynamic=True)
+    shape = proto.graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_value or dim.dim_param for dim in shape] == [1, 3, "height", "width"]
+    np.testing.assert_allclose(run(proto, x), want, atol=1e-5 * np.abs(want).max())
+    loaded = from_proto(proto, shapes=(1, 3, *size)).proto
+    np.testing.assert_allclose(run(loaded, x), want, atol=1e-5 * np.abs(want).max())
+    # Nothing is computed from the size any more; what resizes to the same size is the compiler's to drop.
+    counts, plain = (Counter(n.op_type for n in p.graph.node) for p in (loaded, from_proto(static).proto))
+    assert set(counts - plain) <= {"Resize"}
+    assert not plain - counts
+
+
 def test_weights_depend_on_the_seed_and_on_nothing_else() -> None:
     def weights(**kwargs: int) -> dict[str, bytes]:
         proto = build_mobilevit("xxs", **kwargs)
@@ -143,9 +196,12 @@ def test_embedded_model_is_the_smallest() -> None:
     [
         ("xxl", {}, "no MobileViT"),
         ("xs", {"image_size": 16}, "too small"),
+        ("xs", {"image_size": (64, 31)}, "too small"),
         ("s", {"classes": 0}, "no classifier"),
+        ("s", {"patches": (2, 2)}, "fit no MobileViT"),
+        ("s", {"patches": (2, 0, 2)}, "fit no MobileViT"),
     ],
 )
-def test_refusals(variant: str, kwargs: dict[str, int], match: str) -> None:
+def test_refusals(variant: str, kwargs: dict[str, Any], match: str) -> None:
     with pytest.raises(UserError, match=match):
         build_mobilevit(variant, **kwargs)

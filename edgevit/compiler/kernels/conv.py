@@ -8,7 +8,7 @@ matrix is a 1 × 1 convolution over one long row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import prod
@@ -35,6 +35,8 @@ from edgevit.tuning.records import Choice
 
 NAME = "conv"
 VERSION = 1
+LAYOUT = ("vectors",)
+"""Choices that the packed weights depend on."""
 
 
 @dataclass(frozen=True)
@@ -189,11 +191,18 @@ def space(workload: Workload, target: Target) -> dict[str, tuple[int, ...]]:
     }
 
 
-def analytic_default(workload: Workload, target: Target) -> Choice:
-    """Fewest estimated cycles for the tile; strips that leave half of the L2 cache to the weights."""
+def analytic_default(workload: Workload, target: Target, layout: Mapping[str, int] | None = None) -> Choice:
+    """Fewest estimated cycles for the tile; strips that leave half of the L2 cache to the weights.
+
+    Args:
+        workload: to compute.
+        target: to compute it on.
+        layout: choices that are made already.
+    """
     bits = 8 * np.dtype(workload.dtype).itemsize
     _, out_height, out_width, _ = workload.output
-    rows, vectors = best_tile(out_width, workload.channels // workload.groups, target, bits)
+    vectors = layout["vectors"] if layout else None
+    rows, vectors = best_tile(out_width, workload.channels // workload.groups, target, bits, vectors=vectors)
     share = target.caches.l2 // target.caches.l2_shared_by // 2
     cores = max(target.cores, 2)
     panels = 1

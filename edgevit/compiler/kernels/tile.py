@@ -243,26 +243,28 @@ def lane_steps(target: Target, element_bits: int = 32) -> int:
     return target.vector.lanes(element_bits) if target.architecture == "aarch64" else 1
 
 
-def best_tile(row_count: int, column_count: int, target: Target, element_bits: int = 32) -> tuple[int, int]:
+def best_tile(
+    row_count: int, column_count: int, target: Target, element_bits: int = 32, *, vectors: int | None = None
+) -> tuple[int, int]:
     """Rows and vectors of the tile with the fewest estimated cycles on the target.
 
     A step costs its multiply-adds or its loads, whichever is more, at two of each per cycle, plus a little for
-    the loop; edges that do not fill a tile cost what their own smaller tiles do.
+    the loop; edges that do not fill a tile cost what their own smaller tiles do. ``vectors`` may be given.
     """
     lanes, steps = target.vector.lanes(element_bits), lane_steps(target, element_bits)
-    best, best_cost = (1, 1), float("inf")
-    for vectors in range(1, 7):
+    best, best_cost = (1, vectors or 1), float("inf")
+    for width in (vectors,) if vectors else range(1, 7):
         for rows in range(1, 17):
-            if not _fits(rows, vectors, steps, target):
+            if not _fits(rows, width, steps, target):
                 continue
             cost = 0.0
             full, rest = divmod(row_count, rows)
-            for panel in split_columns(column_count, lanes, vectors):
+            for panel in split_columns(column_count, lanes, width):
                 used = len(panel.lanes)
                 cost += full * _step_cycles(rows, used, steps, target)
                 cost += _step_cycles(rest, used, steps, target) if rest else 0.0
             if cost < best_cost * 0.999:
-                best, best_cost = (rows, vectors), cost
+                best, best_cost = (rows, width), cost
     return best
 
 

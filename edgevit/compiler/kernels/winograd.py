@@ -11,7 +11,7 @@ Rounding errors are those of a direct convolution with F(2 × 2, 3 × 3) or less
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from math import prod
 from typing import Any
@@ -30,6 +30,8 @@ from edgevit.tuning.records import Choice
 
 NAME = "winograd"
 VERSION = 1
+LAYOUT = ("size", "vectors")
+"""Choices that the packed weights depend on."""
 
 _MIN_CHANNELS = 16
 """Fewer, in or out, leave too little to multiply for the transforms' cost."""
@@ -40,13 +42,18 @@ _MIN_TILES = 16
 
 def claim(node: Node) -> Workload | None:
     """Workload of a ``conv`` node with 3 × 3 taps side by side, stride 1, and enough channels and pixels."""
+    workload = accept(node)
+    return workload if workload is not None and _tiles(workload, 2) >= _MIN_TILES else None
+
+
+def accept(node: Node) -> Workload | None:
+    """Workload of a node that :func:`claim` would take if it had more pixels."""
     workload = conv.claim(node) if node.op == "conv" else None
     if workload is None or workload.dtype != "float32" or workload.groups != 1:
         return None
     if (workload.kernel, workload.strides, workload.dilations) != ((3, 3), (1, 1), (1, 1)):
         return None
-    enough = min(workload.depth, workload.channels) >= _MIN_CHANNELS and _tiles(workload, 2) >= _MIN_TILES
-    return workload if enough else None
+    return workload if min(workload.depth, workload.channels) >= _MIN_CHANNELS else None
 
 
 def _tiles(workload: Workload, size: int) -> int:
@@ -68,12 +75,19 @@ def space(workload: Workload, target: Target) -> dict[str, tuple[int, ...]]:
     }
 
 
-def analytic_default(workload: Workload, target: Target) -> Choice:
-    """F(4 × 4) where it has tiles enough, and strips that move the fewest bytes through the L2 cache."""
-    size = 4 if _tiles(workload, 4) >= _MIN_TILES else 2
+def analytic_default(workload: Workload, target: Target, layout: Mapping[str, int] | None = None) -> Choice:
+    """F(4 × 4) where it has tiles enough, and strips that move the fewest bytes through the L2 cache.
+
+    Args:
+        workload: to compute.
+        target: to compute it on.
+        layout: choices that are made already.
+    """
+    size = layout["size"] if layout else 4 if _tiles(workload, 4) >= _MIN_TILES else 2
     _, _, width, channels = workload.output
     block = _tile_rows(workload, target, size)
-    rows, vectors = best_tile(block * -(-width // size), channels, target)
+    vectors = layout["vectors"] if layout else None
+    rows, vectors = best_tile(block * -(-width // size), channels, target, vectors=vectors)
     unroll = 2 if target.architecture == "arm" else 1
     return {"size": size, "rows": rows, "vectors": vectors, "block": block, "panels": 1, "unroll": unroll}
 

@@ -45,6 +45,14 @@ def _same_content(_: Graph, node: Node) -> list[Node] | None:
     return [Node("reshape", [node.input(0)], [node.output], layers=node.layers)]
 
 
+def _resize(_: Graph, node: Node) -> list[Node] | None:
+    """Resizing to the same size, which exporters write where the size was open."""
+    crops = node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
+    if crops or not node.has(3) or node.input(0).shape != node.output.shape:
+        return None
+    return _same_content(_, node)
+
+
 def _rearranged(node: Node, view: Sequence[int], perm: Sequence[int]) -> list[Node]:
     arrangement = View.of(view).transpose(perm)
     return [arrange(node.input(0), arrangement, node.output, node.layers)]
@@ -206,6 +214,7 @@ RULES: dict[str, Rule] = {
     "Squeeze": _same_content,
     "Unsqueeze": _same_content,
     "Flatten": _same_content,
+    "Resize": _resize,
     "Transpose": _transpose,
     "DepthToSpace": _depth_to_space,
     "SpaceToDepth": _space_to_depth,
