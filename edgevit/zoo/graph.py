@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -98,7 +98,7 @@ class GraphBuilder:
         groups: int = 1,
         dilation: int = 1,
         bias: bool = False,
-        pads: Sequence[int] | None = None,
+        pads: Sequence[int] | Literal["same"] | None = None,
     ) -> str:
         """Convolution of an image.
 
@@ -112,7 +112,8 @@ class GraphBuilder:
             groups: where it is not depthwise.
             dilation: distance between the window's elements.
             bias: whether there is one.
-            pads: top, left, bottom, right; None for half the window on every side.
+            pads: top, left, bottom, right; None for half the window on every side; ``same`` for TensorFlow's rule, by
+                which the output has ``ceil(size / stride)`` elements and an odd row or column goes below or right.
         """
         batch, inner, height, width = self.shape(x)
         groups = inner if depthwise else groups
@@ -122,9 +123,15 @@ class GraphBuilder:
         if bias:
             inputs.append(self.constant(f"{name}.bias", self.weights.small(f"{name}.bias", channels)))
         reach = dilation * (kernel - 1)
-        top, left, bottom, right = pads if pads is not None else (reach // 2,) * 4
-        rows = (height + top + bottom - reach - 1) // stride + 1
-        columns = (width + left + right - reach - 1) // stride + 1
+        if pads == "same":
+            # Explicit pads would depend on the size, which may be open.
+            rows, columns = -(-height // stride), -(-width // stride)
+            padding: dict[str, object] = {"auto_pad": "SAME_UPPER"}
+        else:
+            top, left, bottom, right = pads if pads is not None else (reach // 2,) * 4
+            rows = (height + top + bottom - reach - 1) // stride + 1
+            columns = (width + left + right - reach - 1) // stride + 1
+            padding = {"pads": [top, left, bottom, right]}
         return self.node(
             "Conv",
             inputs,
@@ -133,8 +140,8 @@ class GraphBuilder:
             group=groups,
             kernel_shape=[kernel, kernel],
             dilations=[dilation, dilation],
-            pads=[top, left, bottom, right],
             strides=[stride, stride],
+            **padding,
         )
 
     def batch_norm(self, x: str, name: str, *, epsilon: float = 1e-5) -> str:
@@ -261,8 +268,8 @@ class GraphBuilder:
         parts = [self.constant(f"{name}.{role}", [v]) for role, v in (("start", start), ("end", end), ("axis", axis))]
         return self.node("Slice", [x, *parts], name, tuple(shape))
 
-    def resize(self, x: str, name: str, height: Extent, width: Extent) -> str:
-        """Bilinear resize of the last two axes, corners not aligned."""
+    def resize(self, x: str, name: str, height: Extent, width: Extent, *, align_corners: bool = False) -> str:
+        """Bilinear resize of the last two axes."""
         batch, channels, *_ = self.shape(x)
         known = tuple(size if isinstance(size, int) else size.value for size in (height, width))
         return self.node(
@@ -271,7 +278,7 @@ class GraphBuilder:
             name,
             (batch, channels, *known),
             mode="linear",
-            coordinate_transformation_mode="half_pixel",
+            coordinate_transformation_mode="align_corners" if align_corners else "half_pixel",
         )
 
     def global_average(self, x: str, name: str, *, flat: bool = True) -> str:

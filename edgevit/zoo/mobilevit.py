@@ -1,4 +1,4 @@
-"""MobileViT as an ONNX graph, built from its definition.
+"""MobileViT as an ONNX graph, built from its definition: for classification, detection and segmentation.
 
 Source: Mehta and Rastegari, "MobileViT: Light-weight, General-purpose, and Mobile-friendly Vision
 Transformer", ICLR 2022 (arXiv 2110.02178).
@@ -6,19 +6,20 @@ Transformer", ICLR 2022 (arXiv 2110.02178).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgevit.errors import UserError
+from edgevit.zoo.arguments import ImageSize, image_extents
 from edgevit.zoo.graph import GraphBuilder
+from edgevit.zoo.mobilevit_layers import conv_norm_silu, inverted_residual, mobilevit_block
+from edgevit.zoo.segmentation import deeplab
+from edgevit.zoo.ssd import detection, ssdlite
 
 if TYPE_CHECKING:
     import onnx
 
 STEM_CHANNELS = 16
-HEADS = 4
-PATCH = 2
 DEPTHS = (2, 4, 3)
 """Transformer layers of the blocks at output strides 8, 16 and 32."""
 
@@ -46,37 +47,115 @@ VARIANTS = {
 }
 
 
-def build_mobilevit(variant: str, *, image_size: int = 256, classes: int = 1000, seed: int = 0) -> onnx.ModelProto:
-    """MobileViT for image classification, with seeded weights.
+@dataclass(frozen=True)
+class TaskDefaults:
+    """What a task's published models are built with.
+
+    Attributes:
+        image_size: height and width of the input in pixels.
+        classes: number of classes: ImageNet's; COCO's and the background; Pascal VOC's and the background.
+        least_classes: fewer make no such model.
+        head: what the classes are for.
+    """
+
+    image_size: int
+    classes: int
+    least_classes: int
+    head: str
+
+
+TASKS = {
+    "cls": TaskDefaults(256, 1000, 1, "classifier"),
+    "det": TaskDefaults(320, 81, 2, "detector"),
+    "seg": TaskDefaults(512, 21, 1, "segmentation model"),
+}
+
+
+def build_mobilevit(
+    variant: str,
+    *,
+    task: str = "cls",
+    image_size: ImageSize | None = None,
+    classes: int | None = None,
+    patches: tuple[int, int, int] = (2, 2, 2),
+    seed: int = 0,
+    dynamic: bool = False,
+) -> onnx.ModelProto:
+    """MobileViT with seeded weights.
 
     Args:
         variant: ``xxs``, ``xs`` or ``s``.
-        image_size: height and width of the input in pixels, at least 32.
-        classes: number of classes.
+        task: ``cls``, classification; ``det``, detection with an SSDLite head; ``seg``, segmentation with a
+            DeepLabv3 head on a backbone of output stride 16.
+        image_size: pixels of a square, or height and width, at least 32; None for the task's published one: 256, 320
+            or 512.
+        classes: number of classes; for ``det`` with the background, which is class 0. None for 1000, 81 or 21.
+        patches: side of the patches of the blocks at strides 8, 16 and 32.
         seed: seed of the weights.
+        dynamic: leave height and width of the input open; the weights and numbers are the same. Not for ``det``,
+            whose anchors belong to one size.
 
     Returns:
-        A checked model, opset 17, with input ``pixel_values`` (1, 3, image_size, image_size) and output
-        ``logits`` (1, classes), both float32. The same arguments give the same bytes.
+        A checked model, opset 17, with the float32 input ``pixel_values`` (1, 3, height, width) and float32 outputs.
+        ``cls``: ``logits`` (1, classes). ``seg``: ``logits`` (1, classes, height / 16, width / 16), rounded up.
+        ``det``: ``boxes`` (1, anchors, 4), left, top, right and bottom as shares of the image, and ``scores``
+        (1, anchors, classes), probabilities. The same arguments give the same bytes.
 
     Raises:
-        UserError: an unknown variant, or a size or count that makes no model.
+        UserError: an unknown variant or task, or a size or count that makes no model.
     """
     if variant not in VARIANTS:
         raise UserError(f"there is no MobileViT {variant!r}.", advice=f"Choose from {', '.join(VARIANTS)}.")
-    if image_size < 32:
-        raise UserError(f"an image of {image_size} pixels is too small.", advice="Use 32 pixels or more.")
-    if classes < 1:
-        raise UserError(f"{classes} classes make no classifier.", advice="Use at least one class.")
-    builder = GraphBuilder(f"mobilevit_{variant}", seed)
-    image = builder.input("pixel_values", (1, 3, image_size, image_size))
-    features = backbone(builder, image, VARIANTS[variant])[-1]
-    builder.output("logits", classifier(builder, features, classes))
-    return builder.build()
+    if task not in TASKS:
+        raise UserError(f"MobileViT has no task {task!r}.", advice=f"Choose from {', '.join(TASKS)}.")
+    defaults = TASKS[task]
+    height, width = image_extents(defaults.image_size if image_size is None else image_size, least=32)
+    classes = defaults.classes if classes is None else classes
+    if classes < defaults.least_classes:
+        raise UserError(
+            f"{classes} classes make no {defaults.head}.",
+            advice=f"Use at least {defaults.least_classes}.",
+        )
+    if len(patches) != len(DEPTHS) or min(patches) < 1:
+        raise UserError(
+            f"patches of {', '.join(map(str, patches))} pixels fit no MobileViT.",
+            advice="Give three sides of at least 1, for strides 8, 16 and 32.",
+        )
+    if dynamic and task == "det":
+        raise UserError(
+            "a detector cannot leave its image size open: its anchors belong to one size.",
+            advice="Build one model for each size.",
+        )
+    suffix = "" if task == "cls" else f"_{task}"
+    g = GraphBuilder(f"mobilevit_{variant}{suffix}", seed, dynamic=dynamic)
+    image = g.input("pixel_values", (1, 3, height, width))
+    features = backbone(g, image, VARIANTS[variant], patches, last_stride=1 if task == "seg" else 2)
+    if task == "cls":
+        g.output("logits", classifier(g, features[-1], classes))
+    elif task == "seg":
+        g.output("logits", deeplab(g, features[-1], classes))
+    else:
+        boxes, scores = ssdlite(g, features[-2:], detection((height, width)), classes)
+        g.output("boxes", boxes)
+        g.output("scores", scores)
+    return g.build()
 
 
-def backbone(g: GraphBuilder, image: str, variant: Variant) -> list[str]:
-    """Stem and five stages; returns the stages' outputs, at strides 2, 4, 8, 16 and 32."""
+def backbone(
+    g: GraphBuilder, image: str, variant: Variant, patches: tuple[int, int, int], *, last_stride: int = 2
+) -> list[str]:
+    """Stem and five stages.
+
+    Args:
+        image: (1, 3, height, width).
+        variant: sizes of the layers.
+        patches: side of the patches in the last three stages.
+        last_stride: 1 keeps the last stage at output stride 16. Nothing is dilated in its place: the one window that
+            took the stride reads the same pixels without it, and the block after it attends to the whole map.
+
+    Returns:
+        The stages' outputs, at strides 2, 4, 8, 16 and 16 * last_stride.
+    """
     c = variant.channels
     x = conv_norm_silu(g, image, "stem", STEM_CHANNELS, 3, stride=2)
     outputs = [inverted_residual(g, x, "stage1.0", c[0], variant.expansion)]
@@ -84,10 +163,10 @@ def backbone(g: GraphBuilder, image: str, variant: Variant) -> list[str]:
     for index in range(3):
         x = inverted_residual(g, x, f"stage2.{index}", c[1], variant.expansion, stride=1 if index else 2)
     outputs.append(x)
-    for index, (channels, width, depth) in enumerate(zip(c[2:], variant.widths, DEPTHS, strict=True)):
-        name = f"stage{index + 3}"
-        x = inverted_residual(g, x, f"{name}.down", channels, variant.expansion, stride=2)
-        x = mobilevit_block(g, x, f"{name}.block", width, depth)
+    stages = zip(c[2:], variant.widths, DEPTHS, patches, (2, 2, last_stride), strict=True)
+    for index, (channels, width, depth, patch, stride) in enumerate(stages, start=3):
+        x = inverted_residual(g, x, f"stage{index}.down", channels, variant.expansion, stride=stride)
+        x = mobilevit_block(g, x, f"stage{index}.block", width, depth, patch)
         outputs.append(x)
     return outputs
 
@@ -97,95 +176,3 @@ def classifier(g: GraphBuilder, x: str, classes: int) -> str:
     x = conv_norm_silu(g, x, "head.expand", min(4 * g.shape(x)[1], 960), 1)
     x = g.global_average(x, "head.pool")
     return g.linear(x, "head.classifier", classes)
-
-
-def conv_norm_silu(g: GraphBuilder, x: str, name: str, channels: int, kernel: int, *, stride: int = 1) -> str:
-    """Convolution, batch norm, SiLU."""
-    x = g.conv(x, f"{name}.conv", channels, kernel, stride=stride)
-    x = g.batch_norm(x, f"{name}.norm")
-    return g.silu(x, f"{name}.silu")
-
-
-def inverted_residual(g: GraphBuilder, x: str, name: str, channels: int, expansion: int, *, stride: int = 1) -> str:
-    """MobileNetV2's block: expand, depthwise, project; residual where the shape stays the same."""
-    inner = g.shape(x)[1]
-    y = conv_norm_silu(g, x, f"{name}.expand", inner * expansion, 1)
-    y = g.conv(y, f"{name}.depthwise.conv", inner * expansion, 3, stride=stride, depthwise=True)
-    y = g.silu(g.batch_norm(y, f"{name}.depthwise.norm"), f"{name}.depthwise.silu")
-    y = g.batch_norm(g.conv(y, f"{name}.project.conv", channels, 1), f"{name}.project.norm")
-    return g.add(x, y, f"{name}.add") if g.shape(x) == g.shape(y) else y
-
-
-def mobilevit_block(g: GraphBuilder, x: str, name: str, width: int, depth: int) -> str:
-    """Local convolutions, transformer over patches, fusion with the input."""
-    channels = g.shape(x)[1]
-    y = conv_norm_silu(g, x, f"{name}.local", channels, 3)
-    y = g.conv(y, f"{name}.to_tokens", width, 1)
-    height, breadth = g.shape(y)[2:]
-    padded = tuple(math.ceil(size / PATCH) * PATCH for size in (height, breadth))
-    if padded != (height, breadth):
-        y = g.resize(y, f"{name}.grow", *padded)
-    tokens = unfold(g, y, f"{name}.unfold")
-    for index in range(depth):
-        tokens = transformer_layer(g, tokens, f"{name}.layer{index}")
-    tokens = g.layer_norm(tokens, f"{name}.norm")
-    y = fold(g, tokens, f"{name}.fold", g.shape(y))
-    if padded != (height, breadth):
-        y = g.resize(y, f"{name}.shrink", height, breadth)
-    y = conv_norm_silu(g, y, f"{name}.from_tokens", channels, 1)
-    return conv_norm_silu(g, g.concat([x, y], f"{name}.concat", 1), f"{name}.fuse", channels, 3)
-
-
-def unfold(g: GraphBuilder, x: str, name: str) -> str:
-    """Image (B, C, H, W) to tokens (B·P, N, C): N patches, one sequence for each of P pixel positions."""
-    b, c, h, w = g.shape(x)
-    rows, columns, area = h // PATCH, w // PATCH, PATCH * PATCH
-    x = g.reshape(x, f"{name}.split", (b * c * rows, PATCH, columns, PATCH))
-    x = g.transpose(x, f"{name}.gather", (0, 2, 1, 3))
-    x = g.reshape(x, f"{name}.patches", (b, c, rows * columns, area))
-    x = g.transpose(x, f"{name}.channels_last", (0, 3, 2, 1))
-    return g.reshape(x, name, (b * area, rows * columns, c))
-
-
-def fold(g: GraphBuilder, tokens: str, name: str, shape: tuple[int, ...]) -> str:
-    """Inverse of :func:`unfold`; ``shape`` is the image's."""
-    b, c, h, w = shape
-    rows, columns, area = h // PATCH, w // PATCH, PATCH * PATCH
-    x = g.reshape(tokens, f"{name}.positions", (b, area, rows * columns, c))
-    x = g.transpose(x, f"{name}.channels_first", (0, 3, 2, 1))
-    x = g.reshape(x, f"{name}.patches", (b * c * rows, columns, PATCH, PATCH))
-    x = g.transpose(x, f"{name}.scatter", (0, 2, 1, 3))
-    return g.reshape(x, name, shape)
-
-
-def transformer_layer(g: GraphBuilder, x: str, name: str) -> str:
-    """Pre-norm attention and feed-forward layer, each with a residual."""
-    width = g.shape(x)[-1]
-    y = attention(g, g.layer_norm(x, f"{name}.norm1"), f"{name}.attention")
-    x = g.add(x, y, f"{name}.add1")
-    y = g.linear(g.layer_norm(x, f"{name}.norm2"), f"{name}.expand", 2 * width)
-    y = g.linear(g.silu(y, f"{name}.silu"), f"{name}.project", width)
-    return g.add(x, y, f"{name}.add2")
-
-
-def attention(g: GraphBuilder, x: str, name: str) -> str:
-    """Multi-head self-attention over the second axis of (batch, tokens, width)."""
-    import numpy as np
-
-    batch, tokens, width = g.shape(x)
-    size = width // HEADS
-
-    def split(role: str, order: tuple[int, int, int, int]) -> str:
-        y = g.linear(x, f"{name}.{role}", width)
-        y = g.reshape(y, f"{name}.{role}.split", (batch, tokens, HEADS, size))
-        return g.transpose(y, f"{name}.{role}.heads", order)
-
-    query, key, value = split("q", (0, 2, 1, 3)), split("k", (0, 2, 3, 1)), split("v", (0, 2, 1, 3))
-    scores = g.matmul(query, key, f"{name}.scores")
-    divisor = g.constant(f"{name}.sqrt", np.asarray(math.sqrt(size), np.float32))
-    scores = g.node("Div", [scores, divisor], f"{name}.scaled", g.shape(scores))
-    weights = g.node("Softmax", [scores], f"{name}.softmax", g.shape(scores), axis=-1)
-    y = g.matmul(weights, value, f"{name}.mix")
-    y = g.transpose(y, f"{name}.merge", (0, 2, 1, 3))
-    y = g.reshape(y, f"{name}.join", (batch, tokens, width))
-    return g.linear(y, f"{name}.out", width)
