@@ -45,7 +45,7 @@ def check(
         ArtifactError: ``model`` is not the artifact's source.
         DeviceError: the device failed.
     """
-    _refuse_other_model(artifact, model)
+    refuse_other_model(artifact, model)
     reference = OnnxRuntimeReference(model)
     comparisons: list[TensorComparison] = []
     with session.load(artifact) as loaded:
@@ -70,7 +70,12 @@ def check(
     )
 
 
-def _refuse_other_model(artifact: Artifact, model: Model) -> None:
+def refuse_other_model(artifact: Artifact, model: Model) -> None:
+    """Refuse a model that the artifact was not compiled from.
+
+    Raises:
+        ArtifactError: the hashes differ.
+    """
     compiled_from = artifact.manifest.model
     if model.sha256 != compiled_from.sha256:
         raise ArtifactError(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgevit.cli.preprocess import Preprocess
+
 if TYPE_CHECKING:
     from edgevit.artifact import Artifact
     from edgevit.manifest import NumericCheck
@@ -26,6 +28,7 @@ def compile_command(
             help="1x3x256x256 or INPUT=1x3x256x256, for dynamic inputs. Given again: one artifact serves all.",
         ),
     ] = None,
+    preprocess: Preprocess = None,
     linker: Annotated[str | None, typer.Option("--linker", help="zig, system or ndk.")] = None,
     tuning_log: Annotated[Path | None, typer.Option("--tuning-log", help="Folder of tuning records to use.")] = None,
     verify: Annotated[
@@ -49,7 +52,7 @@ def compile_command(
     path = output or Path(f"{model.stem}-{chosen.name}.edgevit")
     with steps() as shown:
         shown.stage("load")
-        loaded = [load(model, shapes=shapes) for shapes in parse_resolutions(shape or [])]
+        loaded = [load(model, shapes=shapes, preprocess=preprocess) for shapes in parse_resolutions(shape or [])]
         artifact = compile_model(
             loaded,
             chosen,

@@ -110,6 +110,7 @@ def build(
             macs=report.macs,
             notes=model.notes,
         ),
+        metadata=model.about,
         precision=_precision(model),
         target=target,
         target_fingerprint=target.fingerprint(),
