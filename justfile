@@ -47,6 +47,10 @@ bench-peers *arguments:
 ablate *arguments:
     {{ python }} docs/ablate.py {{ arguments }}
 
+# Rewrite docs/paper.md: the paper's tables, measured here or on a device beside what was published
+paper *arguments:
+    {{ python }} docs/paper.py {{ arguments }}
+
 # What runs on every change: a clean checkout, README's two lines, all tests, lint
 ci:
     .ci/run

@@ -14,6 +14,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 import edgevit
 from edgevit.accuracy.check import check
@@ -23,8 +27,6 @@ from edgevit.device.connect import connect
 from edgevit.device.session import Session
 from edgevit.targets import get_target
 
-SEEDS = range(5)
-CALLS = 3
 HEADER = (
     "| model | target | where | compile s | artifact bytes | server bytes "
     "| max abs error | max abs reference | ratio |\n"
@@ -32,18 +34,23 @@ HEADER = (
 )
 
 
-def main() -> None:
+def main(
+    models: Annotated[list[Path], typer.Argument(help="ONNX files.")],
+    targets: Annotated[str, typer.Option(help="Names, joined by commas.")] = "host,arm64-linux,armv7-linux",
+    seeds: Annotated[int, typer.Option(min=1, help="How many random inputs.")] = 5,
+    calls: Annotated[int, typer.Option(min=1, help="Calls on each input.")] = 3,
+) -> None:
     """One line per model and place."""
     print(HEADER, flush=True)
-    for path in sys.argv[1:]:
+    for path in models:
         model = edgevit.load(path)
-        for name in ("host", "arm64-linux", "armv7-linux"):
+        for name in targets.split(","):
             begun = time.monotonic()
             artifact = edgevit.compile(model, name, verify=False)
             seconds = time.monotonic() - begun
             for where, session, server in places(name):
                 with session:
-                    result = check(artifact, session, model, seeds=SEEDS, calls=CALLS)
+                    result = check(artifact, session, model, seeds=range(seeds), calls=calls)
                 print(line(artifact, where, seconds, server, result), flush=True)
 
 
@@ -103,4 +110,4 @@ def places(name: str) -> Iterator[tuple[str, Session, int | None]]:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
