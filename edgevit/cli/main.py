@@ -16,6 +16,7 @@ from edgevit.cli.demo import demo
 from edgevit.cli.devices import devices
 from edgevit.cli.info import info
 from edgevit.cli.targets import targets
+from edgevit.cli.zoo import zoo
 from edgevit.errors import EdgevitError
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(info)
 app.command()(targets)
+app.command()(zoo)
 app.command("compile")(compile_command)
 app.command()(bench)
 app.command()(check)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgevit.zoo.catalogue import CATALOGUE, build
 from edgevit.zoo.mobilevit import VARIANTS, build_mobilevit
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["VARIANTS", "build_mobilevit", "embedded_model"]
+__all__ = ["CATALOGUE", "VARIANTS", "build", "build_mobilevit", "embedded_model"]
 
 
 def embedded_model() -> onnx.ModelProto:
