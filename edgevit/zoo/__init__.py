@@ -14,5 +14,5 @@ __all__ = ["CATALOGUE", "VARIANTS", "build", "build_mobilevit", "embedded_model"
 
 
 def embedded_model() -> onnx.ModelProto:
-    """The demonstration's model: MobileViT-XXS at 256 pixels, 1,000 classes, seeded weights."""
-    return build_mobilevit("xxs")
+    """The demonstration's model: MobileViT-XXS at 256 pixels, 1,000 classes, seeded weights, with its metadata."""
+    return build("mobilevit-xxs")

@@ -12,8 +12,6 @@ from edgevit.errors import ModelError
 from edgevit.zoo.weights import read_tensors
 from edgevit.zoo.weights.positions import resized
 
-pytestmark = pytest.mark.filterwarnings("default")
-
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 
 
@@ -88,6 +86,7 @@ def test_whole_models_are_refused(tmp_path: Path, zipped: bool) -> None:
         read_tensors(path)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torchscript_is_refused(tmp_path: Path) -> None:
     import torch
 

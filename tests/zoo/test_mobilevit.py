@@ -188,7 +188,9 @@ def test_same_bytes_in_every_process() -> None:
 
 
 def test_embedded_model_is_the_smallest() -> None:
-    assert embedded_model().SerializeToString() == build_mobilevit("xxs").SerializeToString()
+    model = embedded_model()
+    assert model.graph.SerializeToString() == build_mobilevit("xxs").graph.SerializeToString()
+    assert {entry.key for entry in model.metadata_props} >= {"edgevit.task", "edgevit.labels", "edgevit.preprocessing"}
 
 
 @pytest.mark.parametrize(

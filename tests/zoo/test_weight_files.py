@@ -91,6 +91,7 @@ def test_views_of_a_shared_storage(tmp_path: Path, form: str) -> None:
         "corner": tensor(stored, (2, 3), (6, 1), 15, legacy=legacy),
         "scalar": tensor(stored, (), (), 23, legacy=legacy),
         "empty": tensor(stored, (0, 3), legacy=legacy),
+        "one row": tensor(stored, (1, 6), (2**47, 1), 6, legacy=legacy),
     }
     whole = numbers.reshape(4, 6)
     wanted = {
@@ -100,6 +101,7 @@ def test_views_of_a_shared_storage(tmp_path: Path, form: str) -> None:
         "corner": whole[2:, 3:],
         "scalar": whole[3, 5],
         "empty": np.zeros((0, 3), np.float32),
+        "one row": whole[1:2],
     }
     assert_equal(read_tensors(saved(tmp_path, state_dict(content), [stored], form)), wanted)
 
@@ -193,7 +195,9 @@ def test_pickles_run_nothing(tmp_path: Path, form: str, module: str) -> None:
         ((3,), (1,), 0, "outside"),
         ((2,), (1,), 1, "outside"),
         ((2,), (2**40,), 0, "outside"),
-        ((2**40, 2**40), (0, 0), 0, "larger than itself"),
+        ((2**30,), (0,), 0, "larger than itself"),
+        ((2**40, 2**40), (0, 0), 0, "larger than any memory"),
+        ((0, 2**40, 2**40), (0, 0, 0), 0, "larger than any memory"),
         ((3,), (0,), 0, "repeats"),
         ((2,), (-1,), 1, "no sizes"),
         ((-2,), (1,), 0, "no sizes"),

@@ -146,7 +146,8 @@ def to_array(name: str, tensor: Tensor, data: bytes, byte_order: ByteOrder, wher
         )
     kind = np.dtype("u2" if code == "bfloat16" else code).newbyteorder(byte_order)
     run = np.frombuffer(data, kind, count=store.size, offset=store.start * width)
-    steps = [step * width for step in tensor.strides]
+    # Strides that are never taken may be any number, also one that NumPy cannot hold.
+    steps = [step * width if count and size > 1 else 0 for size, step in zip(tensor.shape, tensor.strides, strict=True)]
     view = np.lib.stride_tricks.as_strided(run[tensor.offset :], tensor.shape, steps, writeable=False)
     return from_bfloat16(view) if code == "bfloat16" else view
 
@@ -160,8 +161,10 @@ def _view(store: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor 
         return Opaque(f"torch.Tensor of {kind_of(store)}")
     if len(shape) != len(strides) or len(shape) > _MOST_AXES or not _sizes((offset, *shape, *strides)):
         raise ValueError("a tensor's shape or strides are no sizes")
+    if math.prod(size for size in shape if size) >= 1 << 48:
+        raise ValueError("a tensor is larger than any memory")
     return Tensor(store, offset, tuple(shape), tuple(strides))
 
 
 def _sizes(numbers: Iterable[Any]) -> bool:
-    return all(type(number) is int and 0 <= number < 1 << 62 for number in numbers)
+    return all(type(number) is int and 0 <= number < 1 << 48 for number in numbers)

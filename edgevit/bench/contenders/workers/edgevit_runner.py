@@ -30,12 +30,13 @@ class Runner:
         folder = Path(config["model"])
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         self.version = str(manifest["tools"]["edgevit"])
-        self._entry = manifest["library"]["entry"]
+        program = manifest["resolutions"][config.get("resolution", 0)]
+        self._entry = program["entry"]
         library = tvm_ffi.load_module(str(folder / manifest["library"]["file"]))
         self._machine = library["vm_load_executable"]()
         self._machine["vm_initialization"](_CPU, _FIRST, _POOLED_MEMORY)
         self._functions = {name: self._machine[name] for name in ("set_input", "invoke_stateful", "get_output")}
-        self._outputs = len(manifest["outputs"])
+        self._outputs = len(program["outputs"])
         self._inputs: list[Any] = []
 
     def set_inputs(self, arrays: dict[str, Any]) -> None:
