@@ -1,4 +1,4 @@
-"""Labelled pictures on disk: a folder for each class."""
+"""Labelled pictures on disk, and the first of their kinds: a folder for each class."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Sample(Generic[Truth]):
     Attributes:
         path: of the image file.
         name: of it within the data set, for reports.
-        truth: for classification, the index of the class.
+        truth: for classification, the index of the class; for detection, the objects; for segmentation, the mask's
+            file.
     """
 
     path: Path
@@ -33,21 +34,26 @@ class Sample(Generic[Truth]):
 
 
 @dataclass(frozen=True)
-class ClassFolders:
-    """A data set for classification.
+class DataSet(Generic[Truth]):
+    """Pictures with what is true of them.
 
     Attributes:
-        root: its folder.
-        classes: index of the model's class by folder.
-        samples: the first image of each class, then the second of each, and so on: every beginning of it is a
-            balanced selection.
-        ignored: files that are no images by their suffix.
+        root: its folder or file.
+        classes: index of the model's class by the data set's own name of it.
+        samples: the pictures, in an order of which every beginning is a fair selection.
+        ignored: files, or entries, that are no samples.
+        notes: what else the reader of a result should know, a sentence each.
     """
 
     root: Path
     classes: dict[str, int]
-    samples: tuple[Sample[int], ...]
+    samples: tuple[Sample[Truth], ...]
     ignored: int
+    notes: tuple[str, ...] = ()
+
+
+ClassFolders = DataSet[int]
+"""A data set for classification: the first image of each class, then the second of each, and so on."""
 
 
 def open_class_folders(root: Path, *, classes: int, labels: Labels | None = None) -> ClassFolders:
@@ -87,12 +93,24 @@ def open_class_folders(root: Path, *, classes: int, labels: Labels | None = None
         raise UserError(
             "it holds no images.", where=str(root), advice=f"Known are {', '.join(sorted(IMAGE_SUFFIXES))}."
         )
-    return ClassFolders(
+    return DataSet(
         root=root,
         classes=dict(zip((folder.name for folder in folders), indices, strict=True)),
         samples=samples,
         ignored=sum(map(len, files)) - len(samples) + len(entries) - len(folders),
     )
+
+
+def resolve_names(names: Sequence[str], labels: Sequence[str], root: Path) -> list[int | None]:
+    """Index of the label that each name means, None where none does.
+
+    Upper and lower case, spaces and underscores do not matter; one of several names between commas will do.
+
+    Raises:
+        UserError: a name is the label of several classes.
+    """
+    find = _by_label(labels, root)
+    return [find(name) for name in names]
 
 
 def _shown(file: Path, folder: Path) -> bool:
@@ -146,9 +164,9 @@ def _by_label(labels: Sequence[str], root: Path) -> Callable[[str], int | None]:
         found = sorted(whole.get(_plain(name)) or parts.get(_plain(name)) or ())
         if len(found) > 1:
             raise UserError(
-                f"folder {name!r} is the label of the classes {' and '.join(map(str, found))}.",
+                f"{name!r} is the label of the classes {' and '.join(map(str, found))}.",
                 where=str(root),
-                advice="Name the folders by class index.",
+                advice="Name it by class index.",
             )
         return found[0] if found else None
 

@@ -16,6 +16,9 @@ from edgevit.model.metadata import Detection
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_BLOCK = 128
+"""Boxes that are compared with all others at once."""
+
 
 @dataclass(frozen=True)
 class Objects:
@@ -69,19 +72,34 @@ def suppress(boxes: Array, scores: Array, iou_threshold: float) -> Array:
     """
     order = np.argsort(-scores, kind="stable")
     corners = boxes[order]
-    areas = (corners[:, 2:] - corners[:, :2]).clip(min=0).prod(axis=1)
-    kept: list[int] = []
     alive = np.ones(len(order), bool)
-    for place in range(len(order)):
-        if not alive[place]:
-            continue
-        kept.append(place)
-        low = np.maximum(corners[place, :2], corners[place + 1 :, :2])
-        high = np.minimum(corners[place, 2:], corners[place + 1 :, 2:])
-        shared = (high - low).clip(min=0).prod(axis=1)
-        # Multiplied out: two boxes without area have no quotient, and do not overlap.
-        alive[place + 1 :] &= shared <= iou_threshold * (areas[place] + areas[place + 1 :] - shared)
-    return order[kept]
+    for first in range(0, len(order), _BLOCK):
+        goes = _overlapping(corners[first : first + _BLOCK], corners[first:], iou_threshold)
+        for place, row in enumerate(goes, first):
+            if alive[place]:
+                alive[place + 1 :] &= ~row[place + 1 - first :]
+    kept: Array = order[alive]
+    return kept
+
+
+def _overlapping(some: Array, others: Array, iou_threshold: float) -> Array:
+    """For each of some boxes, and each of the others, whether they overlap too much: bool (some, others)."""
+    areas = [_sides(corners[:, 0], corners[:, 2]) * _sides(corners[:, 1], corners[:, 3]) for corners in (some, others)]
+    # One axis at a time: numpy is slow along an axis of two.
+    across, down = (
+        _sides(
+            np.maximum.outer(some[:, axis], others[:, axis]), np.minimum.outer(some[:, axis + 2], others[:, axis + 2])
+        )
+        for axis in range(2)
+    )
+    shared = across * down
+    # Multiplied out: two boxes without area have no quotient, and do not overlap.
+    goes: Array = ~(shared <= iou_threshold * (areas[0][:, None] + areas[1][None] - shared))
+    return goes
+
+
+def _sides(low: Array, high: Array) -> Array:
+    return (high - low).clip(min=0)
 
 
 def _objects(boxes: Array, scores: Array, coding: Detection) -> Objects:

@@ -3,71 +3,116 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 
 from edgevit.accuracy.check import RUN_TIMEOUT, refuse_other_model
-from edgevit.accuracy.images import prepare, read_image
+from edgevit.accuracy.contact_sheet import Tile, write_sheet
+from edgevit.accuracy.images import prepare, read_image, room_for, to_rgb
+from edgevit.accuracy.metric import Metric, Outputs, Result
+from edgevit.accuracy.prefetch import prefetch
 from edgevit.accuracy.reference import OnnxRuntimeReference
+from edgevit.accuracy.tally import Tally, Unreadable
+from edgevit.accuracy.view import View
+from edgevit.device.usage import usable_cores
 from edgevit.errors import UserError
 
 if TYPE_CHECKING:
     from edgevit.accuracy.dataset import Sample
+    from edgevit.accuracy.journal import Journal, Line
     from edgevit.artifact import Artifact
-    from edgevit.device.session import Session
+    from edgevit.device.session import LoadedModel, Session
     from edgevit.model import Model
     from edgevit.model.metadata import Preprocessing
 
-Truth = TypeVar("Truth", contravariant=True)
 T = TypeVar("T")
 
+Progress = Callable[[int, int], None]
+"""Told how many images are done, and of how many."""
 
-class Metric(Protocol[Truth]):
-    """Judges outputs, image by image."""
-
-    def add(
-        self, truth: Truth, expected: Mapping[str, npt.NDArray[Any]], actual: Mapping[str, npt.NDArray[Any]]
-    ) -> None:
-        """Take one image's truth, the reference's outputs and the artifact's."""
+_ON_THIS_MACHINE = frozenset({"in-process", "process", "emulated"})
+_MOST_THREADS = 8
 
 
-class _Result(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Rate(Result):
+    """One of the stages that an image goes through.
+
+    Attributes:
+        seconds: spent on all images, by all threads together.
+        threads: that worked on it at once.
+        images_per_second: that it alone would reach with these threads; None where it saw no image.
+    """
+
+    seconds: float
+    threads: int
+    images_per_second: float | None
 
 
-class Unreadable(_Result):
-    """An image that was left out, and why."""
-
-    name: str
-    reason: str
-
-
-class Pass(_Result):
+class Pass(Result):
     """One pass over a data set.
 
     Attributes:
         images: that both executors have seen.
+        resumed: how many of them, and of the unreadable ones, an earlier run had done.
         unreadable: those left out.
-        seconds: for reading, preparing and both runs.
+        seconds: of this run.
+        decoding: reading and preparing images, and their masks.
+        reference_rate: ONNX Runtime.
+        device_rate: the artifact, with the transfers to and from the device.
+        judging: from both outputs to what is counted: label maps, boxes.
         reference: what computed the reference, with its version.
         ran_on: where the artifact ran.
         emulated: whether that was an emulator.
     """
 
     images: int
+    resumed: int
     unreadable: tuple[Unreadable, ...]
     seconds: float
+    decoding: Rate
+    reference_rate: Rate
+    device_rate: Rate
+    judging: Rate
     reference: str
     ran_on: str
     emulated: bool
 
     @property
-    def images_per_second(self) -> float:
+    def images_per_second(self) -> float | None:
         """Of the whole pass, both executors together; says nothing of the artifact's latency."""
-        return self.images / self.seconds
+        done = self.images + len(self.unreadable) - self.resumed
+        return done / self.seconds if done else None
+
+
+@dataclass
+class _Clock:
+    """Seconds by stage."""
+
+    decoding: float = 0.0
+    reference: float = 0.0
+    device: float = 0.0
+    judging: float = 0.0
+    seen: int = 0
+
+
+@dataclass(frozen=True)
+class _Seen(Generic[T]):
+    """A sample that was read, and what the reference says of it; or why it is left out."""
+
+    sample: Sample[T]
+    reason: str | None = None
+    tensor: npt.NDArray[Any] | None = None
+    loaded: Any = None
+    view: View | None = None
+    expected: Outputs = field(default_factory=dict)
+    decoding: float = 0.0
+    reference: float = 0.0
 
 
 def evaluate(
@@ -75,12 +120,18 @@ def evaluate(
     session: Session,
     model: Model,
     samples: Sequence[Sample[T]],
-    metric: Metric[T],
+    metric: Metric[T, Any],
     preprocessing: Preprocessing,
     *,
-    progress: Callable[[float], None] | None = None,
+    journal: Journal | None = None,
+    sheet: Path | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
 ) -> Pass:
     """Show every image to ONNX Runtime and to the artifact, one at a time, and hand both outputs to the metric.
+
+    Threads read and prepare the next images and ask ONNX Runtime about them while the device works on the one before,
+    so that the slower of host and device sets the pace. Only a few images are held at a time.
 
     Images that cannot be read or prepared are left out and named in the result.
 
@@ -91,7 +142,11 @@ def evaluate(
         samples: images with their truth.
         metric: is given each image's outputs.
         preprocessing: as the metadata states it; fitted to the artifact's input size here.
-        progress: told the finished share, 0 to 1.
+        journal: images that it knows are not run again; it is told of the others.
+        sheet: a PNG of the images on which the two differ most.
+        threads: that prepare images and run the reference; None for one per core, half of them where the artifact
+            runs on this machine too.
+        progress: told how many images are done.
 
     Raises:
         ArtifactError: ``model`` is not the artifact's source.
@@ -102,33 +157,38 @@ def evaluate(
     name, height, width = image_input(artifact)
     fitted = preprocessing.for_size(height, width)
     reference = OnnxRuntimeReference(model)
-    unreadable: list[Unreadable] = []
-    with session.load(artifact) as loaded:
-        begun = time.perf_counter()
-        for done, sample in enumerate(samples, 1):
-            try:
-                tensor = prepare(read_image(sample.path), fitted, height, width)
-            except UserError as error:
-                unreadable.append(Unreadable(name=sample.name, reason=error.message))
-            else:
-                inputs = {name: tensor}
-                actual = loaded.run(inputs, timeout=RUN_TIMEOUT)
-                metric.add(sample.truth, reference.run(inputs), actual)
+    tally = Tally(samples, metric)
+    for line in journal.lines[: len(samples)] if journal else ():
+        tally.take(line)
+    resumed = tally.done
+    count = threads or _threads(session)
+    clock, begun = _Clock(), time.perf_counter()
+    if progress:
+        progress(resumed, len(samples))
+    look = partial(_look, metric=metric, reference=reference, name=name, fitted=fitted, size=(height, width))
+    ahead = prefetch(samples[resumed:], look, threads=count, ahead=count + 1)
+    with session.load(artifact) as loaded, closing(ahead):
+        for seen in ahead:
+            line = _line(seen, loaded, metric, name, clock)
+            if journal:
+                journal.append(line)
+            tally.take(line)
             if progress:
-                progress(done / len(samples))
+                progress(tally.done, len(samples))
         seconds = time.perf_counter() - begun
-    if len(unreadable) == len(samples):
-        raise UserError(
-            f"none of {len(samples)} images could be used; {unreadable[0].name}: {unreadable[0].reason}"
-            if unreadable
-            else "there are no images.",
-            advice="Check the data set and the preprocessing.",
-        )
+        tally.refuse_nothing()
+        if sheet:
+            write_sheet([_tile(look(sample), loaded, metric, name) for sample in tally.worst()], sheet)
     info = session.describe()
     return Pass(
-        images=len(samples) - len(unreadable),
-        unreadable=tuple(unreadable),
+        images=tally.done - len(tally.unreadable),
+        resumed=resumed,
+        unreadable=tuple(tally.unreadable),
         seconds=seconds,
+        decoding=_rate(clock.decoding, clock.seen, count),
+        reference_rate=_rate(clock.reference, clock.seen, count),
+        device_rate=_rate(clock.device, clock.seen, 1),
+        judging=_rate(clock.judging, clock.seen, 1),
         reference=reference.name,
         ran_on=f"{info.kind}: {info.address or info.cpu or 'this machine'}",
         emulated=session.emulated,
@@ -152,3 +212,72 @@ def image_input(artifact: Artifact) -> tuple[str, int, int]:
         where=str(artifact.path) if artifact.path else None,
         advice="Export the model with batch 1 and channels first.",
     )
+
+
+def _look(
+    sample: Sample[T],
+    metric: Metric[T, Any],
+    reference: OnnxRuntimeReference,
+    name: str,
+    fitted: Preprocessing,
+    size: tuple[int, int],
+) -> _Seen[T]:
+    """Read one sample and ask the reference; runs in a thread."""
+    begun = time.perf_counter()
+    try:
+        with room_for(sample.path):
+            picture = read_image(sample.path)
+            tensor = prepare(picture, fitted, *size)
+            loaded = metric.load(sample.truth, picture.size)
+            view = View.of(picture.size, fitted)
+    except UserError as error:
+        return _Seen(sample, reason=error.message, decoding=time.perf_counter() - begun)
+    decoded = time.perf_counter()
+    expected = reference.run({name: tensor})
+    return _Seen(
+        sample,
+        tensor=tensor,
+        loaded=loaded,
+        view=view,
+        expected=expected,
+        decoding=decoded - begun,
+        reference=time.perf_counter() - decoded,
+    )
+
+
+def _line(seen: _Seen[T], loaded: LoadedModel, metric: Metric[T, Any], name: str, clock: _Clock) -> Line:
+    """Ask the device, and judge."""
+    clock.decoding += seen.decoding
+    if seen.reason is not None:
+        return {"unreadable": seen.reason}
+    assert seen.tensor is not None
+    assert seen.view is not None
+    begun = time.perf_counter()
+    actual = loaded.run({name: seen.tensor}, timeout=RUN_TIMEOUT)
+    answered = time.perf_counter()
+    record = metric.judge(seen.loaded, seen.view, seen.expected, actual)
+    clock.judging += time.perf_counter() - answered
+    clock.device += answered - begun
+    clock.reference += seen.reference
+    clock.seen += 1
+    return {"record": record}
+
+
+def _tile(seen: _Seen[T], loaded: LoadedModel, metric: Metric[T, Any], name: str) -> Tile:
+    """Both executors once more: their outputs were not kept."""
+    assert seen.tensor is not None
+    assert seen.view is not None
+    actual = loaded.run({name: seen.tensor}, timeout=RUN_TIMEOUT)
+    picture = to_rgb(read_image(seen.sample.path))
+    tile = metric.tile(picture, seen.loaded, seen.view, seen.expected, actual)
+    return Tile(tile.picture, (seen.sample.name, *tile.lines))
+
+
+def _threads(session: Session) -> int:
+    cores = usable_cores()
+    return max(1, min(_MOST_THREADS, cores // 2 if session.kind in _ON_THIS_MACHINE else cores))
+
+
+def _rate(seconds: float, images: int, threads: int) -> Rate:
+    speed = images * threads / seconds if images and seconds else None
+    return Rate(seconds=seconds, threads=threads, images_per_second=speed)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +24,9 @@ Tensor = npt.NDArray[np.float32]
 _MAX_PIXELS = 1 << 26
 """Of a resized picture, against those of a pixel by thousands."""
 
+_LARGE_PIXELS = 1 << 24
+"""Pictures beyond this are decoded one at a time, so that memory does not grow with the number of threads."""
+
 _EIGHT_BIT = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LA", "PA", "RGBA"})
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 
@@ -34,18 +40,28 @@ def read_image(path: Path) -> Image:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            # Pictures of very many pixels: a warning up to a limit, an error beyond it. Here both are refused.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # Oddities of a file that decodes nonetheless.
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            with Image.open(path) as opened:
-                return ImageOps.exif_transpose(opened)
+        with _pillows_warnings, Image.open(path) as opened:
+            return ImageOps.exif_transpose(opened)
     except UnidentifiedImageError as error:
         raise _unreadable(path, "it is no image that Pillow knows") from error
     # Decoders raise whatever the damaged bytes lead them to.
     except Exception as error:
         raise _unreadable(path, str(error) or type(error).__name__) from error
+
+
+@contextlib.contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """While the block decodes this picture, no other large one is decoded; small ones do not wait."""
+    from PIL import Image
+
+    try:
+        with _pillows_warnings, Image.open(path) as opened:
+            large = opened.width * opened.height > _LARGE_PIXELS
+    # Whoever decodes it says what is wrong with it.
+    except Exception:
+        large = False
+    with _one_large_picture if large else contextlib.nullcontext():
+        yield
 
 
 def prepare(image: Image, preprocessing: Preprocessing, height: int, width: int) -> Tensor:
@@ -111,13 +127,7 @@ def to_rgb(image: Image) -> Image:
 def _resize(image: Image, preprocessing: Preprocessing) -> Image:
     from PIL import Image
 
-    if preprocessing.resize is None:
-        return image
-    if isinstance(preprocessing.resize, tuple):
-        height, width = preprocessing.resize
-    else:
-        short = min(image.size)
-        height, width = (side * preprocessing.resize // short for side in (image.height, image.width))
+    width, height = resized_size(image.size, preprocessing)
     if (width, height) == image.size:
         return image
     if height * width > _MAX_PIXELS:
@@ -129,6 +139,22 @@ def _resize(image: Image, preprocessing: Preprocessing) -> Image:
     return image.resize((width, height), kind[preprocessing.interpolation])
 
 
+def resized_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Width and height of a picture of width and height ``size`` after the resize."""
+    if preprocessing.resize is None:
+        return size
+    if isinstance(preprocessing.resize, tuple):
+        return preprocessing.resize[1], preprocessing.resize[0]
+    short = min(size)
+    return size[0] * preprocessing.resize // short, size[1] * preprocessing.resize // short
+
+
+def crop_corner(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Left and top of the square that is cut from the middle of a picture of width and height ``size``."""
+    # Python rounds halves to even, as torchvision does here.
+    return round((size[0] - side) / 2), round((size[1] - side) / 2)
+
+
 def _crop(image: Image, preprocessing: Preprocessing) -> Image:
     if (side := preprocessing.crop) is None:
         return image
@@ -137,10 +163,46 @@ def _crop(image: Image, preprocessing: Preprocessing) -> Image:
             f"an image of {image.height}x{image.width} is smaller than the crop of {side}.",
             advice="State a resize in the preprocessing.",
         )
-    # Python rounds halves to even, as torchvision does here.
-    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+    left, top = crop_corner(image.size, side)
     return image.crop((left, top, left + side, top + side))
 
 
 def _unreadable(path: Path, reason: str) -> UserError:
     return UserError(f"cannot read the image: {reason}.", where=str(path), advice="Replace or remove the file.")
+
+
+class _PillowsWarnings:
+    """While anyone is inside: what Pillow only warns of is refused, or not said.
+
+    ``warnings.catch_warnings`` is not for threads: the first of them to leave would put the filters back that the
+    others still need, and the last might leave behind what another had set.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        from PIL import Image
+
+        with self._lock:
+            self._inside += 1
+            if self._inside > 1:
+                return
+            self._stack.enter_context(warnings.catch_warnings())
+            # Oddities of a file that decodes nonetheless.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            # Pictures of very many pixels: a warning up to a limit, an error beyond it. Here both are refused; set
+            # last, so that it comes first.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._stack.close()
+
+
+_pillows_warnings = _PillowsWarnings()
+_one_large_picture = threading.Lock()

@@ -7,6 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgevit.cli.dataset_options import (
+    ClassesBy,
+    ContactSheet,
+    Dataset,
+    DatasetOptions,
+    Floor,
+    JournalFile,
+    LabelFile,
+    Limit,
+    MinMap,
+    MinMiou,
+    MinTop1,
+    Resume,
+    Shape,
+    TaskName,
+)
 from edgevit.cli.preprocess import Preprocess
 from edgevit.cli.where import Emulate, Key, Local, Rpc, Ssh, Timeout, Tracker, Where
 
@@ -27,28 +43,20 @@ def check(
     bisect: Annotated[
         bool, typer.Option("--bisect", help="Find the first operator whose output leaves the tolerance.")
     ] = False,
-    dataset: Annotated[
-        Path | None,
-        typer.Option("--dataset", help="Judge by labelled images instead of random inputs: a folder for each class."),
-    ] = None,
+    dataset: Dataset = None,
     preprocess: Preprocess = None,
-    task: Annotated[str | None, typer.Option("--task", help="With --dataset: cls, if the model does not say.")] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option("--labels", help="With --dataset: the model's classes, one a line: name, or synset and name."),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option("--limit", min=1, help="With --dataset: at most so many images, all classes alike."),
-    ] = None,
-    shape: Annotated[
-        str | None,
-        typer.Option("--shape", help="With --dataset: which of the artifact's input shapes; default: the first."),
-    ] = None,
-    min_top1: Annotated[
-        float | None,
-        typer.Option("--min-top1", min=0, max=1, help="With --dataset: exit 1 under this share, such as 0.685."),
-    ] = None,
+    task: TaskName = None,
+    labels: LabelFile = None,
+    classes: ClassesBy = None,
+    limit: Limit = None,
+    shape: Shape = None,
+    floor: Floor = None,
+    min_top1: MinTop1 = None,
+    min_map: MinMap = None,
+    min_miou: MinMiou = None,
+    contact_sheet: ContactSheet = None,
+    journal: JournalFile = None,
+    resume: Resume = None,
     rpc: Rpc = None,
     tracker: Tracker = None,
     key: Key = None,
@@ -62,13 +70,28 @@ def check(
     from edgevit.accuracy.bisect import bisect as find_first
     from edgevit.accuracy.check import check as compare
     from edgevit.artifact import load_artifact
-    from edgevit.cli.check_dataset import DatasetOptions, check_on_dataset
+    from edgevit.cli.check_dataset import check_on_dataset
     from edgevit.cli.output import console, print_json, steps
     from edgevit.errors import CheckFailed, UserError
     from edgevit.sources import load_source
 
     where = Where(rpc, tracker, key, ssh, emulate, local, timeout)
-    options = DatasetOptions(dataset, preprocess, task, labels, limit, shape, min_top1)
+    options = DatasetOptions(
+        dataset=dataset,
+        preprocess=preprocess,
+        task=task,
+        labels=labels,
+        classes=classes,
+        limit=limit,
+        shape=shape,
+        floor=floor,
+        min_top1=min_top1,
+        min_map=min_map,
+        min_miou=min_miou,
+        contact_sheet=contact_sheet,
+        journal=journal,
+        resume=resume,
+    )
     if dataset is not None:
         if bisect:
             raise UserError("--bisect does not go with --dataset.", advice="Run 'edgevit check ARTIFACT --bisect'.")

@@ -12,6 +12,7 @@ import typer
 from edgevit.cli.bench import bench
 from edgevit.cli.check import check
 from edgevit.cli.compile import compile_command
+from edgevit.cli.data import data
 from edgevit.cli.demo import demo
 from edgevit.cli.devices import devices
 from edgevit.cli.info import info
@@ -31,6 +32,7 @@ app.command()(demo)
 app.command()(info)
 app.command()(targets)
 app.command()(zoo)
+app.command()(data)
 app.command("compile")(compile_command)
 app.command()(bench)
 app.command()(check)

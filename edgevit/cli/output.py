@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edgevit.errors import EdgevitError
+
+
+_SAY_SECONDS = 60.0
 
 
 def console() -> Console:
@@ -66,14 +71,36 @@ class Steps:
             transient=True,
         )
         self._task = self._progress.add_task("", total=None)
+        self._name = ""
+        self._counting = False
+        self._said = 0.0
 
     def stage(self, name: str) -> None:
         """A new stage begins; how long it takes is not known."""
+        self._name, self._counting = name, False
         self._progress.reset(self._task, description=name, total=None)
 
     def share(self, done: float) -> None:
         """The finished share of the current stage, 0 to 1."""
         self._progress.update(self._task, total=1.0, completed=done)
+
+    def count(self, done: int, total: int) -> None:
+        """So many of the current stage are done.
+
+        What the first call says was done before, and says nothing of the speed. Where nobody watches, a line a minute
+        takes the place of the bar.
+        """
+        text = f"{self._name} {done:,} of {total:,}"
+        if self._counting:
+            self._progress.update(self._task, description=text, total=total, completed=done)
+        else:
+            self._counting, self._said = True, time.monotonic()
+            self._progress.reset(self._task, description=text, total=total, completed=done)
+        if not self._progress.console.is_terminal and time.monotonic() - self._said > _SAY_SECONDS:
+            self._said = time.monotonic()
+            left = self._progress.tasks[self._task].time_remaining
+            rest = "" if left is None else f", {datetime.timedelta(seconds=round(left))} left"
+            self._progress.console.print(text + rest, soft_wrap=True)
 
     def build(self, done: int, total: int) -> None:
         """Files compiled of the device server, which is built once per kind of device."""

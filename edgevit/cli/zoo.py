@@ -45,6 +45,7 @@ def zoo(
 ) -> None:
     """List the models that can be built, show one, or with --output write one as ONNX."""
     from edgevit.cli.output import console, print_json
+    from edgevit.cli.sizes import image_size
     from edgevit.zoo.catalogue import CATALOGUE, find
 
     only_written = {
@@ -70,7 +71,7 @@ def zoo(
             console().print("Parameters and MACs are counted; accuracy is what its source published.", soft_wrap=True)
         return
     entry = find(name)
-    extents, sides = _extents(size), _sides(patches)
+    extents, sides = image_size(size) if size else None, _sides(patches)
     if output is None:
         _refuse(only_written, "--output", f"edgevit zoo {name} -o {name}.onnx {' '.join(_given(only_written))} …")
         rows = _rows(entry, [task] if task else list(entry.tasks), extents, classes, sides, with_about=True)
@@ -238,19 +239,6 @@ def _published(row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def _pixels(image_size: Sequence[int]) -> str:
     return "x".join(map(str, image_size))
-
-
-def _extents(size: str | None) -> ImageSize | None:
-    import re
-
-    from edgevit.errors import UserError
-
-    if size is None:
-        return None
-    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", size)
-    if not match:
-        raise UserError(f"{size!r} is no image size.", advice="Give pixels, 320, or height and width, 240x320.")
-    return (int(match[1]), int(match[2])) if match[2] else int(match[1])
 
 
 def _sides(patches: str | None) -> Patches | None:

@@ -15,9 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import edgevit
-from edgevit.accuracy.check_dataset import check_dataset, plan_check
+from edgevit.accuracy.check_dataset import Request, check_dataset, plan_check
 from edgevit.accuracy.classification import ClassificationMetric, Proportion
-from edgevit.accuracy.dataset import ClassFolders, open_class_folders
+from edgevit.accuracy.dataset import DataSet, open_class_folders
+from edgevit.accuracy.view import View
 from edgevit.artifact import Artifact
 from edgevit.cli.check import check
 from edgevit.compiler.compile import compile_model
@@ -191,28 +192,41 @@ def outputs(*scores: float) -> dict[str, Any]:
     return {"logits": np.array([scores], np.float32), "other": np.zeros((1, 3), np.float32)}
 
 
+def count(metric: ClassificationMetric, truth: int, expected: dict[str, Any], actual: dict[str, Any]) -> None:
+    record = metric.judge(truth, View.of((8, 8), PLAIN), expected, actual)
+    metric.add(truth, json.loads(json.dumps(record)))
+
+
 def test_counting() -> None:
-    metric = ClassificationMetric("logits", 7)
+    metric = ClassificationMetric("logits", 7, list("abcdefg"))
     rising = outputs(0, 1, 2, 3, 4, 5, 6)
-    metric.add(6, rising, rising)  # best
-    metric.add(2, rising, rising)  # fifth
-    metric.add(1, rising, outputs(0, 9, 2, 3, 4, 5, 6))  # sixth, but the artifact's best
-    metric.add(0, rising, outputs(*[float("nan")] * 7))  # no answer at all
-    metric.add(0, outputs(*[1.0] * 7), outputs(*[1.0] * 7))  # of equal ones the first
-    metric.add(5, outputs(*[1.0] * 7), outputs(*[1.0] * 7))  # and the first five
+    count(metric, 6, rising, rising)  # best
+    count(metric, 2, rising, rising)  # fifth
+    count(metric, 1, rising, outputs(0, 9, 2, 3, 4, 5, 6))  # sixth, but the artifact's best
+    count(metric, 0, rising, outputs(*[float("nan")] * 7))  # no answer at all
+    count(metric, 0, outputs(*[1.0] * 7), outputs(*[1.0] * 7))  # of equal ones the first
+    count(metric, 5, outputs(*[1.0] * 7), outputs(*[1.0] * 7))  # and the first five
     result = metric.result()
     assert (result.reference.top1.count, result.artifact.top1.count) == (2, 3)
     assert result.reference.top5
     assert result.artifact.top5
     assert (result.reference.top5.count, result.artifact.top5.count) == (3, 4)
     assert (result.agreement.count, result.agreement.of) == (4, 6)
+    assert (result.difference.reference_only, result.difference.artifact_only) == (0, 1)
+    assert [(each.name, each.count, each.reference, each.artifact) for each in result.classes] == [
+        ("a", 2, 0.5, 0.5),
+        ("b", 1, 0.0, 1.0),
+        ("c", 1, 0.0, 0.0),
+        ("f", 1, 0.0, 0.0),
+        ("g", 1, 1.0, 1.0),
+    ]
 
 
 def test_infinite_scores_are_ranked_and_two_nans_do_not_agree() -> None:
     metric = ClassificationMetric("logits", 3)
     masked = outputs(float("-inf"), 0, float("-inf"))
-    metric.add(1, masked, masked)
-    metric.add(1, outputs(0, float("nan"), 0), outputs(0, float("nan"), 0))
+    count(metric, 1, masked, masked)
+    count(metric, 1, outputs(0, float("nan"), 0), outputs(0, float("nan"), 0))
     result = metric.result()
     assert (result.reference.top1.count, result.artifact.top1.count, result.agreement.count) == (1, 1, 1)
     assert result.artifact.top5 is None
@@ -222,8 +236,10 @@ def test_infinite_scores_are_ranked_and_two_nans_do_not_agree() -> None:
 
 
 def test_accuracy_of_both_in_one_pass(artifact: Artifact, colours: Model, session: Session, pictures: Path) -> None:
-    shares: list[float] = []
-    result = check_dataset(artifact, session, colours, pictures, progress=shares.append)
+    counts: list[tuple[int, int]] = []
+    result = check_dataset(
+        artifact, session, colours, Request(pictures), progress=lambda done, total: counts.append((done, total))
+    )
     for accuracy in (result.scores.reference, result.scores.artifact):
         assert (accuracy.top1.count, accuracy.top1.of) == (24, 25)  # the green one among the red
         assert accuracy.top5
@@ -231,9 +247,10 @@ def test_accuracy_of_both_in_one_pass(artifact: Artifact, colours: Model, sessio
     assert (result.classes, result.available, result.run.images) == (6, 25, 25)
     assert result.preprocessing_from == "the artifact"
     assert result.run.unreadable == ()
-    assert result.run.images_per_second > 0
-    assert shares == sorted(shares)
-    assert shares[-1] == 1
+    for rate in (result.run.decoding, result.run.reference_rate, result.run.device_rate):
+        assert rate.images_per_second
+    assert result.run.images_per_second
+    assert counts == [(done, 25) for done in range(26)]
 
 
 def test_a_wrong_channel_order_costs_accuracy(
@@ -241,7 +258,7 @@ def test_a_wrong_channel_order_costs_accuracy(
 ) -> None:
     """Red and blue change places, yellow and cyan too: only green, its stray picture and magenta survive."""
     wrong = PLAIN.model_copy(update={"channel_order": "BGR"})
-    result = check_dataset(artifact, session, colours, pictures, preprocess=wrong)
+    result = check_dataset(artifact, session, colours, Request(pictures, preprocess=wrong))
     assert result.scores.artifact.top1.count == result.scores.reference.top1.count == 8
     assert result.preprocessing_from == "the call"
 
@@ -257,18 +274,18 @@ def test_a_wrong_artifact_agrees_less(
         return {name: -value for name, value in right(self, **options).items()}
 
     monkeypatch.setattr(RpcModel, "invoke", inverted)
-    result = check_dataset(artifact, session, colours, pictures)
+    result = check_dataset(artifact, session, colours, Request(pictures))
     assert result.scores.reference.top1.count == 24
     assert result.scores.artifact.top1.count == 0
     assert result.scores.agreement.count == 0
 
 
 def test_a_limit_takes_from_all_classes(artifact: Artifact, colours: Model, session: Session, pictures: Path) -> None:
-    result = check_dataset(artifact, session, colours, pictures, limit=6)
+    result = check_dataset(artifact, session, colours, Request(pictures, limit=6))
     assert (result.scores.artifact.top1.count, result.run.images, result.available) == (6, 6, 25)
-    plan = plan_check(artifact, pictures, limit=6)
-    assert isinstance(plan.data, ClassFolders)
-    assert {sample.truth for sample in plan.data.samples[: plan.limit]} == set(range(6))
+    plan = plan_check(artifact, Request(pictures, limit=6))
+    assert isinstance(plan.data, DataSet)
+    assert {sample.truth for sample in plan.data.samples[:6]} == set(range(6))
 
 
 def test_unreadable_images_are_named_counted_and_left_out(
@@ -276,7 +293,7 @@ def test_unreadable_images_are_named_counted_and_left_out(
 ) -> None:
     (pictures / "Red" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     Image.new("F", (20, 20)).save(pictures / "Cyan" / "float.tif")
-    result = check_dataset(artifact, session, colours, pictures)
+    result = check_dataset(artifact, session, colours, Request(pictures))
     assert (result.run.images, result.available) == (25, 27)
     assert sorted(image.name for image in result.run.unreadable) == ["Cyan/float.tif", "Red/broken.jpg"]
     assert {image.name: "mode 'F'" in image.reason for image in result.run.unreadable}["Cyan/float.tif"]
@@ -286,19 +303,19 @@ def test_no_image_can_be_used(artifact: Artifact, colours: Model, session: Sessi
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "broken.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"none of 1 images could be used; 0/broken.png: cannot read"):
-        check_dataset(artifact, session, colours, tmp_path)
+        check_dataset(artifact, session, colours, Request(tmp_path))
 
 
 def test_another_model_is_no_reference(artifact: Artifact, session: Session, pictures: Path) -> None:
     with pytest.raises(ArtifactError, match="compiled from another model"):
-        check_dataset(artifact, session, from_proto(small_proto()), pictures)
+        check_dataset(artifact, session, from_proto(small_proto()), Request(pictures))
 
 
 def test_photographs(artifact: Artifact, colours: Model, session: Session, flowers: Path, tmp_path: Path) -> None:
     """Colours do not make a botanist, but both see the same."""
     labels = tmp_path / "labels.txt"
     labels.write_text("roses\ndandelion\nweed\nsunflowers\ntulips\ndaisy\n")
-    result = check_dataset(artifact, session, colours, flowers, labels=labels, preprocess="inception")
+    result = check_dataset(artifact, session, colours, Request(flowers, labels=labels, preprocess="inception"))
     assert (result.run.images, result.run.unreadable, result.classes) == (250, (), 5)
     assert result.scores.agreement.count >= 248
     assert result.preprocessing == PRESETS["inception"].model_copy(update={"resize": 18, "crop": 16})
@@ -313,9 +330,10 @@ def test_photographs(artifact: Artifact, colours: Model, session: Session, flowe
     [
         (Metadata(task="classification", labels=tuple(COLOURS)), {}, "how images are prepared.*--preprocess"),
         (Metadata(task="classification", preprocessing=PLAIN), {}, "whose labels are not known.*--labels"),
-        (Metadata(task="segmentation", preprocessing=PLAIN), {}, "the task is segmentation.*--task cls"),
-        (SAID, {"task": "det"}, "the task is det"),
-        (SAID, {"task": "counting"}, "the task is counting"),
+        (Metadata(task="segmentation", preprocessing=PLAIN), {}, "with one score for each class.*1xCxHxW"),
+        (SAID, {"task": "det"}, r"how its boxes and scores become objects.*\[detection\]"),
+        (SAID, {"task": "counting"}, "the task is counting.*--task cls"),
+        (SAID, {"classes": "order"}, "--classes order is for data sets in COCO's format"),
         (SAID, {"preprocess": "imagnet"}, "no preset"),
         (SAID, {"labels": Path("missing.txt")}, "cannot read the labels"),
     ],
@@ -324,20 +342,20 @@ def test_what_nobody_states_is_refused(
     artifact: Artifact, pictures: Path, metadata: Metadata, options: dict[str, Any], found: str
 ) -> None:
     with pytest.raises(UserError, match=found):
-        plan_check(saying(metadata, artifact), pictures, **options)
+        plan_check(saying(metadata, artifact), Request(pictures, **options))
 
 
 def test_options_state_what_the_artifact_does_not(artifact: Artifact, pictures: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join(COLOURS))
     bare = saying(Metadata(), artifact)
-    plan = plan_check(bare, pictures, preprocess="imagenet", labels=labels)
+    plan = plan_check(bare, Request(pictures, preprocess="imagenet", labels=labels))
     assert plan.preprocessing == PRESETS["imagenet"]
     assert plan.preprocessing_from == "--preprocess imagenet"
     assert plan.data.classes["Dark_Blue"] == 2
     labels.write_text("red\ngreen\n")
     with pytest.raises(UserError, match=r"labels\.txt: there are 2 labels, and output 'logits' has 6 classes"):
-        plan_check(bare, pictures, preprocess="imagenet", labels=labels)
+        plan_check(bare, Request(pictures, preprocess="imagenet", labels=labels))
 
 
 def test_imagenet_folders_may_be_synsets(artifact: Artifact, tmp_path: Path) -> None:
@@ -358,7 +376,7 @@ def test_inputs_that_are_no_image_are_refused(pictures: Path) -> None:
     proto.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 2
     batched = saying(SAID, compile_model(from_proto(proto), "host", verify=False))
     with pytest.raises(UserError, match=r"the artifact takes image float32\[2, 3, 16, 16\]"):
-        plan_check(batched, pictures)
+        plan_check(batched, Request(pictures))
 
 
 # The command
@@ -373,7 +391,9 @@ def test_command(artifact: Artifact, pictures: Path, capsys: pytest.CaptureFixtu
     assert "96.0% (80.5% to 99.3%)" in shown
     assert "same top-1: 100.0% (86.7% to 100.0%), 25 of 25" in shown
     assert "images: 25 of 26 in 6 classes, at 1x3x16x16" in shown
-    assert "images per second" in shown
+    assert "images per second of each stage: decoding " in shown
+    assert "McNemar's exact test: p = 1" in shown
+    assert "passed: 100.0% of the reference's top-1, floor 98.0%" in shown
     assert "from the artifact" in shown
     assert "left out, unreadable: 1 Red/[red]broken.png: cannot read the image" in shown
     assert "files that are no images: 1" in shown
@@ -393,6 +413,12 @@ def test_command_refuses_options_that_mean_nothing(artifact: Artifact, pictures:
     assert artifact.path
     with pytest.raises(UserError, match="--min-top1 needs --dataset"):
         check(artifact.path, min_top1=0.5)
+    with pytest.raises(UserError, match="--resume needs --dataset"):
+        check(artifact.path, resume=True)
+    with pytest.raises(UserError, match="classes cannot be found by 'colour'"):
+        check(artifact.path, dataset=pictures, classes="colour")
+    with pytest.raises(UserError, match="--min-map is for detection, and the task is classification"):
+        check(artifact.path, dataset=pictures, min_map=0.5)
     with pytest.raises(UserError, match="--preprocess needs --dataset"):
         check(artifact.path, preprocess="mobilevit")
     with pytest.raises(UserError, match="--bisect does not go with --dataset"):

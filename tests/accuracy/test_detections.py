@@ -78,6 +78,24 @@ def test_objects_of_a_batch_are_those_of_onnxruntime(background: int | None) -> 
         assert found.classes.dtype == np.int64
 
 
+def test_objects_of_an_ssdlite_head_are_those_of_onnxruntime() -> None:
+    """Its own raw outputs on a picture: boxes and scores as ONNX Runtime computes them, then suppressed by both."""
+    from edgevit.zoo.catalogue import build
+
+    proto = build("mobilevit-xxs", task="det", image_size=96, classes=6)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    image = np.random.default_rng(4).random((1, 3, 96, 96), np.float32)
+    boxes, scores = (np.asarray(out) for out in session.run(["boxes", "scores"], {"pixel_values": image}))
+    settings = coding(score_threshold=0.18, iou_threshold=0.45, top_k=10_000, max_objects=10_000)
+    [found] = detect(boxes, scores, settings)
+    kept = onnx_suppression(boxes, scores.transpose(0, 2, 1).copy(), 0.45, 0.18)
+    pairs = {(c, i) for c, indices in kept.items() if c != 0 for i in indices}
+    assert len(found.scores) == len(pairs) > 50
+    np.testing.assert_array_equal(np.sort(found.scores), np.sort([scores[0, i, c] for c, i in pairs]))
+    ours = {(int(c), *box) for c, box in zip(found.classes, found.boxes.tolist(), strict=True)}
+    assert ours == {(c, *boxes[0, i].clip(0, 1).tolist()) for c, i in pairs}
+
+
 def test_the_surest_objects_of_all_classes_are_kept() -> None:
     rng = np.random.default_rng(3)
     boxes, scores = random_boxes(rng, 200)[None], rng.random((1, 200, 4), np.float32)

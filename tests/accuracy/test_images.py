@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from edgevit.accuracy.images import prepare, read_image, to_rgb
+from edgevit.accuracy.images import prepare, read_image, room_for, to_rgb
 from edgevit.errors import UserError
 from edgevit.model.metadata import Preprocessing
 from edgevit.model.metadata_sources import PRESETS
@@ -223,3 +225,25 @@ def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None
     )
     with pytest.raises(UserError, match="cannot read the image"):
         read_image(path)
+
+
+def test_many_threads_leave_the_filters_of_warnings_as_they_were(tmp_path: Path) -> None:
+    """And none of them sees a warning, or lets a picture of too many pixels pass, because another has left."""
+    Image.new("P", (16, 16)).save(tmp_path / "palette.png", transparency=bytes([0, 255]))
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "huge.png")
+    before = list(warnings.filters)
+
+    def look(number: int) -> str:
+        name = "huge" if number % 4 == 0 else "palette"
+        try:
+            with room_for(tmp_path / f"{name}.png"):
+                read_image(tmp_path / f"{name}.png")
+        except UserError as error:
+            return f"{name}: {error.message}"
+        return name
+
+    with ThreadPoolExecutor(6) as pool:
+        said = list(pool.map(look, range(200)))
+    assert warnings.filters == before
+    assert {text.split(":")[0] for text in said} == {"huge", "palette"}
+    assert all(("decompression bomb" in text) == text.startswith("huge") for text in said)

@@ -1,0 +1,1 @@
+"""Trains MobileViT from scratch: ``python -m recipes.train --help``."""
