@@ -41,6 +41,7 @@ _TAIL = """\
 | variable | meaning |
 |---|---|
 | `EDGEVIT_CACHE_DIR` | folder of what can be made again, such as device servers; default: the user's cache |
+| `EDGEVIT_TUNING_DIR` | folder of your own tuning records; default: `tuning_logs` in the user's data folder |
 | `EDGEVIT_SSH` | the command to use in place of `ssh` |
 | `ANDROID_NDK_HOME` | an installed Android NDK, for `--linker ndk` |
 """

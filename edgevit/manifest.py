@@ -16,8 +16,9 @@ from pydantic import (
 
 from edgevit.model.metadata import Metadata
 from edgevit.target_schema import Target
+from edgevit.tuning.record import Evidence
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
 """A plain name: nothing in it can leave the artifact's folder."""
@@ -92,7 +93,8 @@ class KernelInfo(_Schema):
         flops: two for every multiply-accumulate.
         bytes: inputs, weights and outputs, each moved once.
         layers: the model's nodes that it computes.
-        tuned: whether a tuning record shaped it.
+        evidence: what the tuning record behind its shape is: ``measured`` on the target, ``borrowed`` from a relative
+            or ``estimated``; None for the family's default.
     """
 
     kernel: str
@@ -101,19 +103,28 @@ class KernelInfo(_Schema):
     flops: NonNegativeInt
     bytes: NonNegativeInt
     layers: tuple[str, ...]
-    tuned: bool = False
+    evidence: Evidence | None = None
+
+    @property
+    def tuned(self) -> bool:
+        """Whether a tuning record shaped it."""
+        return self.evidence is not None
 
 
 class TuningInfo(_Schema):
     """Which records shaped the code.
 
     Attributes:
-        records_sha256: of the tuning log, None when there was none.
-        records: number of workloads it knew.
+        records_sha256: of the records that did, None when none did.
+        measured, borrowed, estimated: number of distinct kernels shaped by such records.
+        default: number of distinct kernels in their family's default shape.
     """
 
     records_sha256: str | None
-    records: NonNegativeInt
+    measured: NonNegativeInt
+    borrowed: NonNegativeInt
+    estimated: NonNegativeInt
+    default: NonNegativeInt
 
 
 class NumericCheck(_Schema):

@@ -160,7 +160,7 @@ def _worst_of_prefix(
     part = _as_model(prefix(model.proto, count), model)
     if not part.outputs:
         return None
-    compiled = build([part], target, Linker(target), load_tuning_log(target.name))
+    compiled = build([part], target, Linker(target), load_tuning_log(target))
     inputs = seeded_inputs(part.inputs, seed)
     expected = OnnxRuntimeReference(part).run(inputs)
     comparisons: dict[str, list[TensorComparison]] = {}

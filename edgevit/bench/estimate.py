@@ -161,11 +161,11 @@ def estimate_kernel(
     """
     from edgevit.bench.mca import loop_cycles
     from edgevit.compiler.assembly import hottest_loop, kernel_assembly, parse
-    from edgevit.compiler.kernels import workload_key
+    from edgevit.compiler.kernels import in_space, workload_key
 
     key = workload_key(family, workload)
-    choice = records.best(key) if records else None
-    loop = hottest_loop(parse(kernel_assembly(family, workload, target, choice)))
+    pick = records.find(key, lambda choice: in_space(choice, family, workload, target)) if records else None
+    loop = hottest_loop(parse(kernel_assembly(family, workload, target, pick.choice if pick else None)))
     cycles = loop_cycles(loop.text, target) if loop else None
     iterations = _iterations(loop, family.NAME, workload) if loop else 0.0
     kernel = KernelEstimate(

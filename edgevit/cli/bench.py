@@ -127,7 +127,7 @@ def _estimate(artifact: Path, shape: str | None, reference: Path | None, output:
         loaded = load_artifact(artifact).at(parse_resolutions([shape] if shape else [])[0])
         manifest, model = loaded.manifest, load_source(loaded, reference, near=artifact.parent)
         shown.stage("estimate")
-        records = load_tuning_log(manifest.target.name, None)
+        records = load_tuning_log(manifest.target)
         result = estimate(model, manifest.target, records, progress=shown.share)
     if output is not None:
         write_atomic(output, json.dumps(result.to_json(), indent=1, sort_keys=True) + "\n")

@@ -12,6 +12,9 @@ from edgevit.cli.preprocess import Preprocess
 if TYPE_CHECKING:
     from edgevit.artifact import Artifact
     from edgevit.manifest import NumericCheck
+    from edgevit.tuning.records import TuningLog
+
+_SHOWN_LINES = 3
 
 
 def compile_command(
@@ -30,7 +33,10 @@ def compile_command(
     ] = None,
     preprocess: Preprocess = None,
     linker: Annotated[str | None, typer.Option("--linker", help="zig, system or ndk.")] = None,
-    tuning_log: Annotated[Path | None, typer.Option("--tuning-log", help="Folder of tuning records to use.")] = None,
+    tuning_log: Annotated[
+        Path | None, typer.Option("--tuning-log", help="Folder of tuning records that come before all others.")
+    ] = None,
+    no_tuning: Annotated[bool, typer.Option("--no-tuning", help="Use no tuning records, for comparison.")] = False,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Execute the code and compare with ONNX Runtime.")
     ] = True,
@@ -42,28 +48,34 @@ def compile_command(
     from edgevit.cli.output import console, print_json, steps
     from edgevit.compiler.compile import compile_model
     from edgevit.compiler.roads import Roads
+    from edgevit.errors import UserError
     from edgevit.model import load, parse_resolutions
     from edgevit.report.units import size
     from edgevit.sources import remember
     from edgevit.targets import get_target
+    from edgevit.tuning.records import TuningLog, load_tuning_log
 
     begun = time.monotonic()
+    if no_tuning and tuning_log is not None:
+        raise UserError("--tuning-log and --no-tuning exclude each other.", advice="Give one of them.")
     chosen = get_target(target)
     path = output or Path(f"{model.stem}-{chosen.name}.edgevit")
     with steps() as shown:
         shown.stage("load")
+        records = TuningLog() if no_tuning else load_tuning_log(chosen, tuning_log)
         loaded = [load(model, shapes=shapes, preprocess=preprocess) for shapes in parse_resolutions(shape or [])]
         artifact = compile_model(
             loaded,
             chosen,
             linker=linker,
-            tuning_log=tuning_log,
+            tuning_log=records,
             verify=verify,
             stage=shown.stage,
             build_progress=shown.build,
         )
         artifact = artifact.save(path)
         remember(loaded[0])
+    _warn_of_rejected(records)
     if as_json:
         print_json({"path": str(path), "sha256": artifact.sha256, **artifact.manifest.model_dump(mode="json")})
         return
@@ -84,7 +96,24 @@ def compile_command(
 def _kernels_line(artifact: Artifact) -> str:
     manifest = artifact.manifest
     families = ", ".join(f"{count} {family}" for family, count in manifest.kernels.items())
-    return f"kernels: {families}; tuning records known: {manifest.tuning.records}"
+    tuning = manifest.tuning
+    counts = {"measured": tuning.measured, "borrowed": tuning.borrowed, "estimated": tuning.estimated}
+    shaped = "".join(f"{count} {evidence}, " for evidence, count in counts.items() if count)
+    return f"kernels: {families}; choices: {shaped}{tuning.default} default"
+
+
+def _warn_of_rejected(records: TuningLog) -> None:
+    from rich.markup import escape
+
+    from edgevit.cli.output import status
+
+    # A line without an end may be on its way just now: another process is tuning.
+    wrong = [line for line in records.rejected if not line.torn]
+    for line in wrong[:_SHOWN_LINES]:
+        status().print(f"[yellow]ignored[/] {escape(str(line))}", soft_wrap=True)
+    if len(wrong) > _SHOWN_LINES:
+        more = len(wrong) - _SHOWN_LINES
+        status().print(f"[yellow]ignored[/] {more} more lines; 'edgevit records status' lists them", soft_wrap=True)
 
 
 def _check_line(check: NumericCheck) -> str:

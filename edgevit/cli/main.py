@@ -16,6 +16,7 @@ from edgevit.cli.data import data
 from edgevit.cli.demo import demo
 from edgevit.cli.devices import devices
 from edgevit.cli.info import info
+from edgevit.cli.records import records
 from edgevit.cli.targets import targets
 from edgevit.cli.zoo import zoo
 from edgevit.errors import EdgevitError
@@ -37,6 +38,7 @@ app.command("compile")(compile_command)
 app.command()(bench)
 app.command()(check)
 app.add_typer(devices, name="devices")
+app.add_typer(records, name="records")
 
 _INTERRUPTED = 130
 

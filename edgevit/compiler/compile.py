@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -24,7 +26,7 @@ from edgevit.manifest import (
 )
 from edgevit.target_schema import Target
 from edgevit.targets import get_target, validate_for_compiler
-from edgevit.tuning.records import TuningLog, load_tuning_log
+from edgevit.tuning.records import Pick, TuningLog, load_tuning_log
 
 if TYPE_CHECKING:
     from edgevit.accuracy.compare import AccuracyResult
@@ -44,7 +46,7 @@ def compile_model(
     target: Target | str | Path = "host",
     *,
     linker: str | None = None,
-    tuning_log: Path | None = None,
+    tuning_log: Path | TuningLog | None = None,
     verify: bool = True,
     stage: Stage = lambda _: None,
     build_progress: Callable[[int, int], None] | None = None,
@@ -58,7 +60,8 @@ def compile_model(
             serves with one copy of the weights.
         target: a target, its name or the path of its TOML file.
         linker: ``zig``, ``system`` or ``ndk``; None for the target's own choice.
-        tuning_log: folder of records; None for those that ship with edgevit.
+        tuning_log: folder of records that come before the user's own and those that ship with edgevit; None for the
+            latter two alone. Or the records themselves: with an empty ``TuningLog()`` none are used.
         verify: execute the code, here or under an emulator, and compare; where neither can run it, the
             manifest says so.
         stage: told what is going on.
@@ -76,7 +79,7 @@ def compile_model(
     validate_for_compiler(target)
     models = list(model) if isinstance(model, Sequence) else [model]
     _refuse_strangers(models)
-    records = load_tuning_log(target.name, tuning_log)
+    records = tuning_log if isinstance(tuning_log, TuningLog) else load_tuning_log(target, tuning_log)
     artifact = build(models, target, Linker(target, linker), records, stage)
     if not verify:
         reason = NumericCheck(status="not run", reason="the user asked for no check")
@@ -120,7 +123,7 @@ def build(
         ),
         kernels=lowered.kernels,
         resolutions=tuple(map(_resolution, models, lowered.programs)),
-        tuning=TuningInfo(records_sha256=records.sha256, records=len(records)),
+        tuning=_tuning_info(lowered.picks),
         tools={
             "edgevit": version("edgevit"),
             **{package: version(package) for package in _SHAPERS},
@@ -163,7 +166,19 @@ def _kernel_info(call: KernelCall) -> KernelInfo:
         flops=call.flops,
         bytes=call.bytes,
         layers=call.layers,
-        tuned=call.tuned,
+        evidence=call.pick.evidence if call.pick else None,
+    )
+
+
+def _tuning_info(picks: Sequence[Pick | None]) -> TuningInfo:
+    lines = sorted({pick.record.line() for pick in picks if pick})
+    counts = Counter(pick.evidence if pick else "default" for pick in picks)
+    return TuningInfo(
+        records_sha256=hashlib.sha256(b"".join(lines)).hexdigest() if lines else None,
+        measured=counts["measured"],
+        borrowed=counts["borrowed"],
+        estimated=counts["estimated"],
+        default=counts["default"],
     )
 
 

@@ -23,7 +23,7 @@ from edgevit.compiler.rest import REST, import_nodes, schedule_rest
 from edgevit.compiler.roads import MULTIPLYING, Roads, operators, with_rest
 from edgevit.errors import EdgevitError, ToolchainError
 from edgevit.target_schema import Target
-from edgevit.tuning.records import TuningLog
+from edgevit.tuning.records import Pick, TuningLog
 
 if TYPE_CHECKING:
     import tvm
@@ -78,6 +78,11 @@ class Lowered:
         for family in {call.kernel: call.family for program in self.programs for call in program.calls}.values():
             counts[family] = counts.get(family, 0) + 1
         return dict(sorted(counts.items()))
+
+    @property
+    def picks(self) -> list[Pick | None]:
+        """The tuning record of each distinct kernel, None for a default; without what TVM imported."""
+        return list({call.kernel: call.pick for program in self.programs for call in program.calls}.values())
 
 
 def lower(models: Sequence[Model], target: Target, records: TuningLog) -> Lowered:

@@ -11,10 +11,10 @@ import numpy as np
 from tvm.ir import GlobalVar
 
 from edgevit.compiler.graph import Graph, Node, Tensor
-from edgevit.compiler.kernels import KernelFamily, claim, workload_key
+from edgevit.compiler.kernels import KernelFamily, claim, in_space, workload_key
 from edgevit.compiler.memory import Lifetime, aligned, plan
 from edgevit.target_schema import Target
-from edgevit.tuning.records import Choice, TuningLog
+from edgevit.tuning.records import Choice, Pick, TuningLog
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class KernelCall:
         flops: two per multiply-accumulate.
         bytes: inputs, weights and outputs, each moved once.
         layers: the model's nodes that it computes.
-        tuned: whether a tuning record chose its shape.
+        pick: the tuning record that chose its shape; None for the family's default.
     """
 
     kernel: str
@@ -37,7 +37,7 @@ class KernelCall:
     flops: int
     bytes: int
     layers: tuple[str, ...]
-    tuned: bool = False
+    pick: Pick | None = None
 
 
 @dataclass
@@ -130,26 +130,30 @@ class KernelLibrary:
         workload = getattr(family, "accept", family.claim)(node)
         return (family, workload) if workload is not None else found
 
-    def choose(self, node: Node, family: KernelFamily, workload: Any) -> tuple[Choice, bool]:
-        """The kernel's shape, and whether a tuning record chose it.
+    def choose(self, node: Node, family: KernelFamily, workload: Any) -> tuple[Choice, Pick | None]:
+        """The kernel's shape, and the tuning record that chose it.
 
-        Weights packed for another image size already decide what of the shape their layout depends on.
+        Weights packed for another image size already decide what of the shape their layout depends on. A record whose
+        choice is not in the family's space is passed over: only choices of the space are valid.
         """
         keys = getattr(family, "LAYOUT", ())
         digest = _weight_digest(node) if keys else b""
         packed = self._layouts.get(digest)
         layout = packed[1] if packed and packed[0] is family else {}
-        record = self.records.best(workload_key(family, workload)) if self.records else None
-        tuned = record is not None and layout.items() <= record.items()
-        if record is not None and tuned:
-            choice = record
+
+        def usable(choice: Choice) -> bool:
+            return layout.items() <= choice.items() and in_space(choice, family, workload, self.target)
+
+        pick = self.records.find(workload_key(family, workload), usable)
+        if pick is not None:
+            choice = pick.choice
         elif layout:
             choice = family.analytic_default(workload, self.target, layout)  # type: ignore[call-arg]
         else:
             choice = family.analytic_default(workload, self.target)
         if keys:
             self._layouts.setdefault(digest, (family, {key: choice[key] for key in keys}))
-        return choice, tuned
+        return choice, pick
 
     def function(self, family: KernelFamily, workload: Any, choice: Choice) -> str:
         """Name of the function that computes a workload, written when first asked for."""
@@ -240,7 +244,7 @@ class ProgramBuilder:
 
     def _call(self, node: Node, places: dict[Tensor, Place]) -> Call:
         family, workload = self._claims[node]
-        choice, tuned = self.library.choose(node, family, workload)
+        choice, pick = self.library.choose(node, family, workload)
         function = self.library.function(family, workload, choice)
         offsets = iter(self.library.pack(node, family, workload, choice))
         arguments = [
@@ -250,7 +254,7 @@ class ProgramBuilder:
         ]
         arguments += [places[tensor] for tensor in node.outputs]
         key = workload_key(family, workload)
-        info = KernelCall(function, family.NAME, key, workload.flops, workload.bytes, node.layers, tuned)
+        info = KernelCall(function, family.NAME, key, workload.flops, workload.bytes, node.layers, pick)
         return Call(function, arguments, info)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import pytest
@@ -15,7 +17,8 @@ from edgevit.compiler.lower import lower
 from edgevit.errors import DeviceMismatch
 from edgevit.model import Model, from_proto
 from edgevit.targets import get_target
-from edgevit.tuning.records import TuningLog
+from edgevit.tuning.records import Choice, Pick, TuningLog
+from tests.tuning.making import pick
 
 Shape = tuple[int, ...]
 
@@ -97,13 +100,9 @@ def test_a_tuning_record_changes_the_code_and_not_the_result(small_model: Model)
     from edgevit.link import Linker
 
     class Everything(TuningLog):
-        def __len__(self) -> int:
-            return 1
-
-        def best(self, workload: str) -> dict[str, int] | None:
-            if not workload.startswith("conv/1/"):
-                return None
-            return {"rows": 1, "vectors": 1, "block": 1, "panels": 1, "unroll": 1}
+        def find(self, workload: str, usable: Callable[[Choice], bool] = lambda _: True) -> Pick | None:
+            choice = {"rows": 1, "vectors": 1, "block": 1, "panels": 1, "unroll": 1}
+            return pick(workload, choice) if workload.startswith("conv/1/") and usable(choice) else None
 
     target = get_target("host")
     plain = build([small_model], target, Linker(target), TuningLog([]))
@@ -111,6 +110,9 @@ def test_a_tuning_record_changes_the_code_and_not_the_result(small_model: Model)
     assert plain.library != tuned.library
     assert any(kernel.tuned for kernel in tuned.resolution.program)
     assert not any(kernel.tuned for kernel in plain.resolution.program)
+    assert plain.manifest.tuning.records_sha256 is None
+    assert tuned.manifest.tuning.measured + tuned.manifest.tuning.default == plain.manifest.tuning.default
+    assert tuned.manifest.tuning.measured >= 1
     with edgevit.connect() as opened:
         assert check(tuned, opened, small_model).passed
 

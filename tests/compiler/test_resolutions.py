@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from edgevit.errors import UserError
 from edgevit.link import Linker
 from edgevit.model import Model, load, parse_resolutions
 from edgevit.targets import get_target
-from edgevit.tuning.records import TuningLog
+from edgevit.tuning.records import Choice, Pick, TuningLog
 from edgevit.zoo.mobilevit import build_mobilevit
+from tests.tuning.making import pick
 
 # 128 pixels: 4 × 4 cells at stride 32; 96: 3 × 3, which the last block must resize.
 SIZES = ((128, 128), (96, 96), (64, 160))
@@ -84,12 +86,10 @@ def test_records_do_not_unpack_what_is_packed(models: list[Model]) -> None:
     from edgevit.compiler.program import KernelLibrary
 
     class Narrow(TuningLog):
-        def __len__(self) -> int:
-            return 1
-
-        def best(self, workload: str) -> dict[str, int] | None:
+        def find(self, workload: str, usable: Callable[[Choice], bool] = lambda _: True) -> Pick | None:
             wanted = workload.startswith("conv/") and int(workload[-1], 16) % 2
-            return {"rows": 1, "vectors": 1, "block": 1, "panels": 1, "unroll": 1} if wanted else None
+            choice = {"rows": 1, "vectors": 1, "block": 1, "panels": 1, "unroll": 1}
+            return pick(workload, choice) if wanted and usable(choice) else None
 
     target = get_target("host")
     assert KernelLibrary(target, Narrow([])).weights.size == 0

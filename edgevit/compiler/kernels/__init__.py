@@ -76,6 +76,14 @@ def claim(node: Node) -> tuple[KernelFamily, Any] | None:
     return None
 
 
+def in_space(choice: Choice, family: KernelFamily, workload: Any, target: Target) -> bool:
+    """Whether a choice is one that the family offers for a workload, or its default."""
+    space = family.space(workload, target)
+    if choice.keys() == space.keys() and all(choice[name] in values for name, values in space.items()):
+        return True
+    return choice == family.analytic_default(workload, target)
+
+
 def workload_key(family: KernelFamily, workload: Any) -> str:
     """Name of what a kernel computes, the same in every model that holds the same kernel."""
     digest = hashlib.sha256(repr(workload).encode()).hexdigest()[:16]
