@@ -180,7 +180,11 @@ class DatasetCheck:
         metric = self.metric()
         digest = hashlib.sha256()
         for sample in self.data.samples:
-            for part in (sample.name.encode(), file_mark(sample.path), metric.fingerprint(sample.truth)):
+            for part in (
+                sample.name.encode("utf-8", "surrogatepass"),
+                file_mark(sample.path),
+                metric.fingerprint(sample.truth),
+            ):
                 digest.update(len(part).to_bytes(8, "little") + part)
         return {
             "artifact": self.artifact.sha256,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from edgevit.errors import UserError
 from edgevit.files import staged_file
 
 if TYPE_CHECKING:
@@ -41,6 +43,19 @@ class Tile:
 
     picture: Image
     lines: tuple[str, ...]
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Say before a long run that its sheet could not be written after it.
+
+    Raises:
+        UserError: its folder does not exist or cannot be written to, or there is a folder of that name.
+    """
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(
+            "a contact sheet cannot be written there.", where=str(path), advice="Give a file in a folder of yours."
+        )
 
 
 def write_sheet(tiles: Sequence[Tile], path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -70,12 +71,14 @@ def open_class_folders(root: Path, *, classes: int, labels: Labels | None = None
     Raises:
         UserError: there is no such folder, it has no images, or a folder is no class of the model.
     """
-    if not root.is_dir():
-        raise UserError("there is no such folder.", where=str(root), advice="Give a folder with one folder a class.")
     try:
+        if not root.is_dir():
+            raise UserError(
+                "there is no such folder.", where=str(root), advice="Give a folder with one folder a class."
+            )
         entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
         folders = [entry for entry in entries if entry.is_dir()]
-        files = [[file for file in sorted(folder.rglob("*")) if _shown(file, folder)] for folder in folders]
+        files = [sorted(_files(folder)) for folder in folders]
     except OSError as error:
         raise UserError(f"cannot read the data set: {error.strerror or error}.", where=str(root)) from error
     if not folders:
@@ -113,9 +116,19 @@ def resolve_names(names: Sequence[str], labels: Sequence[str], root: Path) -> li
     return [find(name) for name in names]
 
 
-def _shown(file: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    return not hidden and file.is_file()
+def _files(folder: Path) -> Iterator[Path]:
+    """Everything in a folder and its folders that is neither a folder nor hidden.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
 def _resolve(names: list[str], classes: int, labels: Labels | None, root: Path) -> list[int]:

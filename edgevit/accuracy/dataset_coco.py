@@ -71,7 +71,7 @@ def open_coco(
     samples = []
     for image in images:
         name = image.get("file_name")
-        if not isinstance(name, str) or not name:
+        if not isinstance(name, str) or not name or "\0" in name:
             raise UserError("an image has no file_name.", where=str(file), advice=_ADVICE)
         own = [entry for entry in objects.get(image["id"], ()) if entry["category_id"] in known]
         samples.append(Sample(folder / name, name, _boxes(own, known, image)))
@@ -88,6 +88,8 @@ def open_coco(
 
 def _read(file: Path) -> dict[str, Any]:
     try:
+        if file.exists() and not file.is_file():
+            raise UserError("it is no regular file.", where=str(file), advice=_ADVICE)
         if file.stat().st_size > _MAX_BYTES:
             raise UserError("the file is too large for annotations.", where=str(file), advice=_ADVICE)
         content = json.loads(file.read_bytes())
@@ -177,15 +179,20 @@ def _objects(
         box = entry.get("bbox")
         if not (isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box)):
             raise UserError(f"annotation {entry['id']} has no box of four numbers.", where=str(file), advice=_ADVICE)
-        if entry.get("image_id") in found and entry.get("category_id") in names:
-            found[entry["image_id"]].append(entry)
+        place, kind = entry.get("image_id"), entry.get("category_id")
+        if isinstance(place, int) and isinstance(kind, int) and place in found and kind in names:
+            found[place].append(entry)
         else:
             strays += 1
     return found, strays
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        # An integer beyond what a float holds.
+        return False
 
 
 def _boxes(entries: Sequence[dict[str, Any]], known: Mapping[int, int], image: Mapping[str, Any]) -> Boxes:
@@ -208,7 +215,7 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     if foreign := [key for key in names if key not in known]:
-        counts = Counter(entry.get("category_id") for entry in annotations)
+        counts = Counter(kind for entry in annotations if isinstance(kind := entry.get("category_id"), int))
         listed = ", ".join(repr(names[key]) for key in foreign[:_SHOWN])
         more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
         notes.append(

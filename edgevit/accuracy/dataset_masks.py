@@ -83,23 +83,30 @@ def open_masks(root: Path, *, classes: int, labels: Sequence[str] | None) -> Dat
         )
     known, values, refused, notes = _values(root, classes, labels)
     try:
-        files = {
-            file.stem: file
+        pictures = [
+            file
             for file in sorted(images.iterdir())
             if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+        ]
+        files = {file.stem: file for file in reversed(pictures)}
+        found = {
+            file.stem: file
+            for file in sorted(masks.iterdir())
+            if file.suffix.lower() == ".png" and not file.name.startswith(".")
         }
-        found = {file.stem: file for file in sorted(masks.glob("*.png")) if not file.name.startswith(".")}
     except OSError as error:
         raise UserError(f"cannot read the data set: {error.strerror or error}.", where=str(root)) from error
-    both = [stem for stem in files if stem in found]
+    both = [stem for stem in sorted(files) if stem in found]
     if not both:
         raise UserError("no image has a mask.", where=str(root), advice=_ADVICE)
     if lacking := len(files) - len(both):
         notes.append(f"images without a mask, left out: {lacking}")
+    if doubled := len(pictures) - len(files):
+        notes.append(f"images of the same name as another but for its ending, left out: {doubled}")
     if alone := len(found) - len(both):
         notes.append(f"masks without an image, left out: {alone}")
     samples = tuple(Sample(files[stem], files[stem].name, Mask(found[stem], values, refused)) for stem in both)
-    return DataSet(root=root, classes=known, samples=samples, ignored=lacking + alone, notes=tuple(notes))
+    return DataSet(root=root, classes=known, samples=samples, ignored=lacking + alone + doubled, notes=tuple(notes))
 
 
 def _folder(root: Path, names: Sequence[str]) -> Path:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy.typing as npt
 
+from edgevit.accuracy.batch_size import BatchSize
 from edgevit.accuracy.check import RUN_TIMEOUT, refuse_other_model
-from edgevit.accuracy.contact_sheet import Tile, write_sheet
+from edgevit.accuracy.contact_sheet import Tile, refuse_unwritable, write_sheet
 from edgevit.accuracy.images import prepare, read_image, room_for, to_rgb
 from edgevit.accuracy.metric import Metric, Outputs, Result
 from edgevit.accuracy.prefetch import prefetch
 from edgevit.accuracy.reference import OnnxRuntimeReference
 from edgevit.accuracy.tally import Tally, Unreadable
 from edgevit.accuracy.view import View
+from edgevit.device.batches import most_runs
 from edgevit.device.usage import usable_cores
 from edgevit.errors import UserError
 
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from edgevit.accuracy.dataset import Sample
     from edgevit.accuracy.journal import Journal, Line
     from edgevit.artifact import Artifact
-    from edgevit.device.session import LoadedModel, Session
+    from edgevit.device.session import LoadedModel, Session, Tensors
     from edgevit.model import Model
     from edgevit.model.metadata import Preprocessing
 
@@ -66,6 +69,7 @@ class Pass(Result):
         reference_rate: ONNX Runtime.
         device_rate: the artifact, with the transfers to and from the device.
         judging: from both outputs to what is counted: label maps, boxes.
+        batch: images of the largest batch that went to the device in one request; 0 if none went.
         reference: what computed the reference, with its version.
         ran_on: where the artifact ran.
         emulated: whether that was an emulator.
@@ -79,6 +83,7 @@ class Pass(Result):
     reference_rate: Rate
     device_rate: Rate
     judging: Rate
+    batch: int
     reference: str
     ran_on: str
     emulated: bool
@@ -128,10 +133,11 @@ def evaluate(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Pass:
-    """Show every image to ONNX Runtime and to the artifact, one at a time, and hand both outputs to the metric.
+    """Show every image to ONNX Runtime and to the artifact, and hand both outputs to the metric.
 
-    Threads read and prepare the next images and ask ONNX Runtime about them while the device works on the one before,
-    so that the slower of host and device sets the pace. Only a few images are held at a time.
+    Threads read and prepare the next images and ask ONNX Runtime about them while the device works on those before,
+    so that the slower of host and device sets the pace. Where requests to the device take time of their own, images
+    go there in batches; see :class:`~edgevit.accuracy.batch_size.BatchSize`. No more than two batches are held.
 
     Images that cannot be read or prepared are left out and named in the result.
 
@@ -156,25 +162,30 @@ def evaluate(
     refuse_other_model(artifact, model)
     name, height, width = image_input(artifact)
     fitted = preprocessing.for_size(height, width)
+    if sheet:
+        refuse_unwritable(sheet)
     reference = OnnxRuntimeReference(model)
     tally = Tally(samples, metric)
     for line in journal.lines[: len(samples)] if journal else ():
-        tally.take(line)
+        _take_noted(tally, line, journal)
     resumed = tally.done
     count = threads or _threads(session)
     clock, begun = _Clock(), time.perf_counter()
     if progress:
         progress(resumed, len(samples))
     look = partial(_look, metric=metric, reference=reference, name=name, fitted=fitted, size=(height, width))
-    ahead = prefetch(samples[resumed:], look, threads=count, ahead=count + 1)
-    with session.load(artifact) as loaded, closing(ahead):
-        for seen in ahead:
-            line = _line(seen, loaded, metric, name, clock)
-            if journal:
-                journal.append(line)
-            tally.take(line)
-            if progress:
-                progress(tally.done, len(samples))
+    with session.load(artifact) as loaded:
+        size = BatchSize(most_runs(artifact.resolution) if loaded.batches else 1)
+        ahead = prefetch(samples[resumed:], look, threads=count, ahead=lambda: size.now + count)
+        with closing(ahead):
+            for group in _grouped(ahead, size):
+                lines = _lines(group, loaded, metric, name, clock, size)
+                if journal:
+                    journal.append(*lines)
+                for line in lines:
+                    tally.take(line)
+                    if progress:
+                        progress(tally.done, len(samples))
         seconds = time.perf_counter() - begun
         tally.refuse_nothing()
         if sheet:
@@ -189,10 +200,30 @@ def evaluate(
         reference_rate=_rate(clock.reference, clock.seen, count),
         device_rate=_rate(clock.device, clock.seen, 1),
         judging=_rate(clock.judging, clock.seen, 1),
+        batch=size.largest,
         reference=reference.name,
         ran_on=f"{info.kind}: {info.address or info.cpu or 'this machine'}",
         emulated=session.emulated,
     )
+
+
+def _reason(error: UserError, image: Path) -> str:
+    """What was wrong, and with which file if it is not the image: its mask."""
+    if error.where in (None, str(image)):
+        return error.message
+    return f"{Path(str(error.where)).name}: {error.message}"
+
+
+def _take_noted(tally: Tally[T], line: Line, journal: Journal | None) -> None:
+    try:
+        tally.take(line)
+    # Whatever a metric makes of a record that it did not write.
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise UserError(
+            f"the journal's record of image {tally.done} is damaged.",
+            where=str(journal.path) if journal else None,
+            advice="Begin anew without --resume.",
+        ) from error
 
 
 def image_input(artifact: Artifact) -> tuple[str, int, int]:
@@ -231,7 +262,7 @@ def _look(
             loaded = metric.load(sample.truth, picture.size)
             view = View.of(picture.size, fitted)
     except UserError as error:
-        return _Seen(sample, reason=error.message, decoding=time.perf_counter() - begun)
+        return _Seen(sample, reason=_reason(error, sample.path), decoding=time.perf_counter() - begun)
     decoded = time.perf_counter()
     expected = reference.run({name: tensor})
     return _Seen(
@@ -245,22 +276,44 @@ def _look(
     )
 
 
-def _line(seen: _Seen[T], loaded: LoadedModel, metric: Metric[T, Any], name: str, clock: _Clock) -> Line:
-    """Ask the device, and judge."""
-    clock.decoding += seen.decoding
-    if seen.reason is not None:
-        return {"unreadable": seen.reason}
-    assert seen.tensor is not None
-    assert seen.view is not None
+def _grouped(ahead: Iterator[_Seen[T]], size: BatchSize) -> Iterator[list[_Seen[T]]]:
+    """As many at once as the device should be given now."""
+    while group := list(islice(ahead, size.now)):
+        yield group
+
+
+def _lines(
+    group: list[_Seen[T]], loaded: LoadedModel, metric: Metric[T, Any], name: str, clock: _Clock, size: BatchSize
+) -> list[Line]:
+    """Ask the device about the readable ones, and judge; what came of each image."""
+    readable = [{name: seen.tensor} for seen in group if seen.tensor is not None]
+    answers = iter(_run(loaded, readable, clock, size))
+    lines: list[Line] = []
+    for seen in group:
+        clock.decoding += seen.decoding
+        if seen.reason is not None:
+            lines.append({"unreadable": seen.reason})
+            continue
+        assert seen.view is not None
+        begun = time.perf_counter()
+        record = metric.judge(seen.loaded, seen.view, seen.expected, next(answers))
+        clock.judging += time.perf_counter() - begun
+        clock.reference += seen.reference
+        clock.seen += 1
+        lines.append({"record": record})
+    return lines
+
+
+def _run(loaded: LoadedModel, batch: Sequence[Tensors], clock: _Clock, size: BatchSize) -> Sequence[Outputs]:
+    if not batch:
+        return ()
     begun = time.perf_counter()
-    actual = loaded.run({name: seen.tensor}, timeout=RUN_TIMEOUT)
-    answered = time.perf_counter()
-    record = metric.judge(seen.loaded, seen.view, seen.expected, actual)
-    clock.judging += time.perf_counter() - answered
-    clock.device += answered - begun
-    clock.reference += seen.reference
-    clock.seen += 1
-    return {"record": record}
+    # Its size is made for a second or so: all of it has the time of one.
+    answers = loaded.run_batch(batch, timeout=RUN_TIMEOUT / len(batch))
+    seconds = time.perf_counter() - begun
+    clock.device += seconds
+    size.took(len(batch), seconds)
+    return answers
 
 
 def _tile(seen: _Seen[T], loaded: LoadedModel, metric: Metric[T, Any], name: str) -> Tile:

@@ -27,6 +27,9 @@ _MAX_PIXELS = 1 << 26
 _LARGE_PIXELS = 1 << 24
 """Pictures beyond this are decoded one at a time, so that memory does not grow with the number of threads."""
 
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names of what is read: others, such as PostScript, would start programs."""
+
 _EIGHT_BIT = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LA", "PA", "RGBA"})
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 
@@ -39,8 +42,10 @@ def read_image(path: Path) -> Image:
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    if path.exists() and not path.is_file():
+        raise _unreadable(path, "it is no regular file")
     try:
-        with _pillows_warnings, Image.open(path) as opened:
+        with _pillows_warnings, Image.open(path, formats=_FORMATS) as opened:
             return ImageOps.exif_transpose(opened)
     except UnidentifiedImageError as error:
         raise _unreadable(path, "it is no image that Pillow knows") from error
@@ -55,7 +60,10 @@ def room_for(path: Path) -> Iterator[None]:
     from PIL import Image
 
     try:
-        with _pillows_warnings, Image.open(path) as opened:
+        # A pipe would be waited for.
+        if not path.is_file():
+            raise OSError
+        with _pillows_warnings, Image.open(path, formats=_FORMATS) as opened:
             large = opened.width * opened.height > _LARGE_PIXELS
     # Whoever decodes it says what is wrong with it.
     except Exception:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 VERSION = 1
+_HEAD = b'{"edgevit check":'
 _SYNC_SECONDS = 5.0
 
 Key = Mapping[str, Any]
@@ -37,6 +38,15 @@ def default_path(key: Key) -> Path:
 
     digest = hashlib.sha256(_text(key).encode()).hexdigest()
     return cache_folder() / "checks" / f"{digest[:16]}.jsonl"
+
+
+def has_lines(path: Path) -> bool:
+    """Whether a journal knows of an image."""
+    try:
+        with path.open("rb") as stream:
+            return len(stream.readline()) > 0 and stream.readline().endswith(b"\n")
+    except OSError:
+        return False
 
 
 class Journal:
@@ -56,35 +66,43 @@ class Journal:
             resume: read what is there; else begin anew.
 
         Raises:
-            UserError: it cannot be written, another check holds it, it is of another check, or it is no journal.
+            UserError: it cannot be written, another check holds it, it is of another check, or it is no journal, which
+                is left as it is.
         """
         self.path = path
         self.lines: list[Line] = []
         make_folder(path.parent)
         try:
-            # Opened for appending as well, so that nothing is lost before the lock is had.
-            self._file: IO[bytes] = path.open("a+b")
+            # Opened for appending, so that nothing is lost before the lock is had; without a buffer, which would be
+            # written again on closing where the disk is full.
+            self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise _unusable(path, f"cannot write: {error.strerror or error}") from error
         try:
             self._lock()
             self._begin(key, resume)
             self._count = len(self.lines)
+        except OSError as error:
+            self._file.close()
+            raise _unusable(path, f"it is no file to write to: {error.strerror or error}") from error
         except BaseException:
             self._file.close()
             raise
         self._synced = time.monotonic()
 
-    def append(self, line: Line) -> None:
-        """Add what came of the next image. It survives a kill at once, a power cut after a few seconds.
+    def append(self, *lines: Line) -> None:
+        """Add what came of the next images, all at once. It survives a kill at once, a power cut after a few seconds.
 
         Raises:
             UserError: the disk is full.
         """
-        self._write({"image": self._count, **line})
-        self._count += 1
+        self._write(*({"image": self._count + place, **line} for place, line in enumerate(lines)))
+        self._count += len(lines)
         if time.monotonic() - self._synced > _SYNC_SECONDS:
-            os.fsync(self._file.fileno())
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise _unusable(self.path, f"cannot write: {error.strerror or error}") from error
             self._synced = time.monotonic()
 
     def close(self) -> None:
@@ -110,20 +128,23 @@ class Journal:
             ) from error
 
     def _begin(self, key: Key, resume: bool) -> None:
-        self._file.seek(0)
-        good = self._read(key) if resume else 0
+        with self.path.open("rb") as stream:
+            head = stream.read(len(_HEAD))
+            if not _HEAD.startswith(head):
+                raise _unusable(self.path, "there is another file of that name, which is no journal")
+            stream.seek(0)
+            good = self._read(stream, key) if resume else 0
         self._file.truncate(good)
-        self._file.seek(0, os.SEEK_END)
         if not good:
             self._write({"edgevit check": VERSION, "key": key})
 
-    def _read(self, key: Key) -> int:
+    def _read(self, stream: IO[bytes], key: Key) -> int:
         """Take in the lines that are whole and in order; the bytes they fill."""
-        head = self._file.readline()
+        head = stream.readline()
         if not head.endswith(b"\n"):
             return 0
         first = _parsed(head)
-        if first is None or first.get("edgevit check") != VERSION:
+        if first is None or first.get("edgevit check") != VERSION or not isinstance(first.get("key"), dict):
             raise _unusable(self.path, "it is no journal of this version of edgevit check")
         if first.get("key") != json.loads(_text(key)):
             different = sorted(name for name in key if first["key"].get(name) != json.loads(_text(key))[name])
@@ -133,7 +154,7 @@ class Journal:
                 advice="Begin anew without --resume, or give --journal another file.",
             )
         good = len(head)
-        for raw in self._file:
+        for raw in stream:
             line = _parsed(raw) if raw.endswith(b"\n") else None
             if line is None or line.pop("image", None) != len(self.lines):
                 break
@@ -141,10 +162,11 @@ class Journal:
             good += len(raw)
         return good
 
-    def _write(self, line: Line) -> None:
+    def _write(self, *lines: Line) -> None:
+        rest = memoryview(b"".join(_text(line).encode() + b"\n" for line in lines))
         try:
-            self._file.write(_text(line).encode() + b"\n")
-            self._file.flush()
+            while rest:
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
             raise _unusable(self.path, f"cannot write: {error.strerror or error}") from error
 
@@ -156,7 +178,7 @@ def _text(data: Any) -> str:
 def _parsed(raw: bytes) -> Line | None:
     try:
         line = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return line if isinstance(line, dict) else None
 

@@ -11,7 +11,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def prefetch(items: Iterable[T], work: Callable[[T], R], *, threads: int, ahead: int) -> Generator[R, None, None]:
+def prefetch(
+    items: Iterable[T], work: Callable[[T], R], *, threads: int, ahead: int | Callable[[], int]
+) -> Generator[R, None, None]:
     """Results of ``work`` in the order of ``items``, computed in threads before they are asked for.
 
     However slow the reader is, no more than ``ahead`` results wait or are being made. When the reader stops early, or
@@ -21,14 +23,14 @@ def prefetch(items: Iterable[T], work: Callable[[T], R], *, threads: int, ahead:
         items: read one by one, in the reader's thread.
         work: called in a thread; must be safe to run several times at once.
         threads: that work.
-        ahead: items taken before the reader asks for them, at least 1.
+        ahead: items taken before the reader asks for them, at least 1; may be a function if that changes.
     """
     waiting: deque[Future[R]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="prefetch")
     try:
         for item in items:
             waiting.append(pool.submit(work, item))
-            if len(waiting) >= ahead:
+            while len(waiting) >= (ahead if isinstance(ahead, int) else ahead()):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -54,9 +54,9 @@ def check_on_dataset(
 
 def _run(plan: DatasetCheck, session: Session, model: Model, options: DatasetOptions, shown: Steps) -> DatasetResult:
     """Run with a journal, which stays if the run does not reach its end."""
-    from edgevit.accuracy.journal import default_path
+    from edgevit.accuracy.journal import default_path, has_lines
     from edgevit.cli.output import status
-    from edgevit.errors import DeviceError
+    from edgevit.errors import EdgevitError
 
     journal = options.journal or default_path(plan.key(session))
     try:
@@ -68,8 +68,9 @@ def _run(plan: DatasetCheck, session: Session, model: Model, options: DatasetOpt
             sheet=options.contact_sheet,
             progress=shown.count,
         )
-    except (DeviceError, KeyboardInterrupt):
-        status().print("What is done is noted: the same command with --resume goes on from there.", soft_wrap=True)
+    except (EdgevitError, KeyboardInterrupt):
+        if has_lines(journal):
+            status().print("What is done is noted: the same command with --resume goes on from there.", soft_wrap=True)
         raise
     if options.journal is None:
         journal.unlink(missing_ok=True)
@@ -81,9 +82,10 @@ def _print(result: DatasetResult) -> None:
 
     from edgevit.cli.output import console
     from edgevit.report.dataset_table import dataset_lines, dataset_table
+    from edgevit.report.text import printable
 
     printer = console()
     printer.print(dataset_table(result))
     for line in dataset_lines(result):
         # Text, not markup: names of files may hold square brackets.
-        printer.print(Text(line), soft_wrap=True)
+        printer.print(Text(printable(line)), soft_wrap=True)

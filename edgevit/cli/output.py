@@ -34,18 +34,27 @@ def status() -> Console:
 
 def print_json(data: Any) -> None:
     """JSON on stdout: sorted, indented, one document."""
-    print(json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False))
+    text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False)
+    # Names of files that are no Unicode hold surrogates, which are escaped as JSON has it.
+    print(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def print_error(error: EdgevitError) -> None:
     """What happened, where, what to do next."""
+    printer = status()
+    where = f"{_shown(error.where)}: " if error.where else ""
+    printer.print(f"[bold red]error:[/] {where}{_shown(error.message)}", soft_wrap=True)
+    if error.advice:
+        printer.print(f"  [dim]→[/] {_shown(error.advice)}", soft_wrap=True)
+
+
+def _shown(text: str) -> str:
+    """Neither markup nor a terminal's escapes; the lines of a longer message stay."""
     from rich.markup import escape
 
-    where = f"{escape(error.where)}: " if error.where else ""
-    printer = status()
-    printer.print(f"[bold red]error:[/] {where}{escape(error.message)}", soft_wrap=True)
-    if error.advice:
-        printer.print(f"  [dim]→[/] {escape(error.advice)}", soft_wrap=True)
+    from edgevit.report.text import printable
+
+    return escape("\n".join(printable(line) for line in text.split("\n")))
 
 
 class Steps:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from edgevit.device.session import (
 )
 from edgevit.device.usage import claim_all_cores, machine_facts, process_usage
 from edgevit.device.vm import as_list, dismantle, load_error
+from edgevit.device.workbench import THREADS_BIG_CORES, Workbench
 from edgevit.errors import DeviceMismatch
 
 if TYPE_CHECKING:
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
     from edgevit.device.readings import Readings
     from edgevit.device.session import Tensors
 
-_THREADS_BIG_CORES = 1
 _HERE = "this process"
 
 
@@ -39,6 +41,7 @@ class LocalSession(Session):
     def __init__(self) -> None:
         claim_all_cores()
         self._model: LocalModel | None = None
+        self._workbench: Workbench | None = None
 
     def describe(self) -> DeviceInfo:
         """This machine."""
@@ -64,15 +67,59 @@ class LocalSession(Session):
                 f"{facts['arch']} {facts['os']}.",
                 advice="Use --emulate or a device, or compile with --target host.",
             )
-        self.close()
+        if self._model is not None:
+            self._model.close()
         self._model = LocalModel(artifact)
         return self._model
+
+    def workbench(self) -> Workbench:
+        """Functions in this process."""
+        if self._workbench is not None:
+            self._workbench.close()
+        self._workbench = Workbench(_LocalGround())
+        return self._workbench
 
     def close(self) -> None:
         """Unload what was loaded."""
         if self._model is not None:
             self._model.close()
             self._model = None
+        if self._workbench is not None:
+            self._workbench.close()
+            self._workbench = None
+
+
+class _LocalGround:
+    """This process, as a workbench needs it."""
+
+    address = _HERE
+
+    def limit(self, seconds: float, doing: str) -> contextlib.AbstractContextManager[None]:  # noqa: ARG002
+        return contextlib.nullcontext()
+
+    def runtime_function(self, name: str) -> Callable[..., Any]:
+        import tvm_ffi
+
+        function: Callable[..., Any] = tvm_ffi.get_global_func(name)
+        return function
+
+    def device(self) -> Any:
+        import tvm
+
+        return tvm.cpu(0)
+
+    def load_library(self, library: bytes, timeout: float) -> Any:  # noqa: ARG002
+        return _load_module(library, "functions.so")
+
+
+def _load_module(library: bytes, name: str) -> Any:
+    import tvm
+
+    # The loader maps the file; once mapped, the name may go.
+    with tempfile.TemporaryDirectory(prefix="edgevit-") as folder:
+        path = Path(folder) / name
+        path.write_bytes(library)
+        return tvm.runtime.load_module(str(path))
 
 
 class LocalModel(LoadedModel):
@@ -86,14 +133,11 @@ class LocalModel(LoadedModel):
         self._device = tvm.cpu(0)
         self._vm: Any = None
         self._arguments: list[Any] = []
-        # The loader maps the file; once mapped, the name may go.
-        with tempfile.TemporaryDirectory(prefix="edgevit-") as folder:
-            path = Path(folder) / artifact.manifest.library.file
-            path.write_bytes(artifact.library)
-            try:
-                self._vm = relax.VirtualMachine(tvm.runtime.load_module(str(path)), self._device)
-            except Exception as error:
-                raise load_error(error, _HERE) from error
+        try:
+            module = _load_module(artifact.library, artifact.manifest.library.file)
+            self._vm = relax.VirtualMachine(module, self._device)
+        except Exception as error:
+            raise load_error(error, _HERE) from error
 
     def set_inputs(self, inputs: Tensors, *, timeout: float = RUN_TIMEOUT) -> None:  # noqa: ARG002
         """Hand the inputs to the virtual machine."""
@@ -138,7 +182,7 @@ class LocalModel(LoadedModel):
 
         self._refuse_count("threads", count)
         with device_errors("setting threads", _HERE):
-            tvm_ffi.get_global_func("runtime.config_threadpool")(_THREADS_BIG_CORES, count)
+            tvm_ffi.get_global_func("runtime.config_threadpool")(THREADS_BIG_CORES, count)
             return int(tvm_ffi.get_global_func("runtime.NumThreads")())
 
     def usage(self) -> DeviceUsage:

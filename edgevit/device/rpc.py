@@ -9,9 +9,11 @@ import json
 import socket
 import struct
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from edgevit.device import batches
 from edgevit.device.guard import Guard
 from edgevit.device.session import (
     LOAD_TIMEOUT,
@@ -24,6 +26,7 @@ from edgevit.device.session import (
 )
 from edgevit.device.usage import architecture
 from edgevit.device.vm import as_list, dismantle, load_error
+from edgevit.device.workbench import THREADS_BIG_CORES, Workbench
 from edgevit.errors import DeviceBusy, DeviceError, DeviceMismatch, DeviceUnreachable, EdgevitError
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from edgevit.artifact import Artifact
     from edgevit.device.readings import Readings
     from edgevit.device.session import Tensors
+    from edgevit.manifest import Resolution
 
 CONNECT_TIMEOUT = 20.0
 """Seconds for reaching a device and for its handshake."""
@@ -40,7 +44,6 @@ CONNECT_TIMEOUT = 20.0
 _CALL_TIMEOUT = 30.0
 _CLOSE_TIMEOUT = 5.0
 _MAGIC = 0xFF271  # TVM's RPC_MAGIC; +1 means the server is taken, +2 that the key does not match
-_THREADS_BIG_CORES = 1  # TVM's AffinityMode.kBig: fastest cores first
 
 
 class RpcSession(Session):
@@ -71,9 +74,10 @@ class RpcSession(Session):
         self.emulated = emulated
         self.address = address
         self._model: RpcModel | None = None
+        self._workbench: Workbench | None = None
         self._remote: Any = None
         self._functions: dict[str, Any] = {}
-        self.uploads = itertools.count()
+        self._uploads = itertools.count()
         try:
             self._guard = Guard(channel, address)
         except BaseException:
@@ -111,11 +115,21 @@ class RpcSession(Session):
         self._model = RpcModel(self, artifact, timeout)
         return self._model
 
+    def workbench(self) -> Workbench:
+        """Functions and tensors in the server."""
+        if self._workbench is not None:
+            self._workbench.close()
+        self._workbench = Workbench(self)
+        return self._workbench
+
     def close(self) -> None:
         """End the session; the server removes its work folder."""
         if self._model is not None:
             self._model.close()
             self._model = None
+        if self._workbench is not None:
+            self._workbench.close()
+            self._workbench = None
         with contextlib.suppress(Exception), self._guard.deadline(_CLOSE_TIMEOUT, "closing"):
             self._functions.clear()
             self._remote = None
@@ -144,9 +158,47 @@ class RpcSession(Session):
     def call(self, name: str, *args: object, timeout: float = _CALL_TIMEOUT) -> Any:
         """Call a function of the remote runtime by name."""
         with self.limit(timeout, f"calling {name}"):
-            if name not in self._functions:
+            return self.runtime_function(name)(*args)
+
+    def find(self, name: str) -> Any:
+        """A function of the remote runtime, None if it has none of that name; only for use inside :meth:`limit`."""
+        if name not in self._functions:
+            try:
                 self._functions[name] = self._remote.get_function(name)
-            return self._functions[name](*args)
+            except AttributeError:
+                self._functions[name] = None
+        return self._functions[name]
+
+    def runtime_function(self, name: str) -> Callable[..., Any]:
+        """As :meth:`find`, for a function that every server has.
+
+        Raises:
+            AttributeError: this one has not.
+        """
+        function: Callable[..., Any] | None = self.find(name)
+        if function is None:
+            raise AttributeError(f"the server has no function {name}")
+        return function
+
+    def device(self) -> Any:
+        """TVM's device of the server; only for use inside :meth:`limit`."""
+        return self._remote.cpu(0)
+
+    def load_library(self, library: bytes, timeout: float, name: str = "functions.so") -> Any:
+        """TVM's module for a library, after comparing what the device stored.
+
+        Raises:
+            DeviceError: the library was damaged on its way.
+        """
+        # A name of its own: overwriting a library that is still mapped would crash the server.
+        name = f"{next(self._uploads)}-{name}"
+        with self.limit(timeout, "uploading a library"):
+            self._remote.upload(bytearray(library), name)
+        self._verify_upload(name, library, timeout)
+        with self.limit(timeout, "loading a library"):
+            module = self._remote.load_module(name)
+            self._remote.remove(name)  # it stays mapped; storage on a device is scarce
+            return module
 
     def limit(self, seconds: float, doing: str) -> contextlib.AbstractContextManager[None]:
         """Deadline for calls on :attr:`remote` made inside the block."""
@@ -195,6 +247,23 @@ class RpcSession(Session):
                 advice="Check the port.",
             )
         return None
+
+    def _verify_upload(self, name: str, library: bytes, timeout: float) -> None:
+        """Compare what the device stored: TVM's servers do not notice a full disk."""
+        try:
+            arrived = str(self.call("edgevit.server.sha256", name))
+        except DeviceError:
+            raise
+        except Exception:
+            # A stock server cannot tell; it can only send the file back.
+            with self.limit(timeout, "comparing the library"):
+                arrived = hashlib.sha256(self._remote.download(name)).hexdigest()
+        if arrived != hashlib.sha256(library).hexdigest():
+            raise DeviceError(
+                "the library was damaged on its way to the device.",
+                where=self.address,
+                advice="Is the device's storage full?",
+            )
 
     def _facts(self, function: str) -> dict[str, Any]:
         """JSON from one of edgevit's server functions; empty on a stock server."""
@@ -256,15 +325,8 @@ class RpcModel(LoadedModel):
         self._arguments: list[Any] = []
         self._vm: Any = None
         self._device: Any = None
-        # A name of its own: overwriting a library that is still mapped would crash the server.
-        name = f"{next(session.uploads)}-{artifact.manifest.library.file}"
         try:
-            with session.limit(timeout, "uploading the model"):
-                session.remote.upload(bytearray(artifact.library), name)
-            self._verify_upload(name, timeout)
-            with session.limit(timeout, "loading the model"):
-                self._load(name)
-                session.remote.remove(name)  # it stays mapped; storage on a device is scarce
+            self._load(timeout)
         except EdgevitError:
             raise
         except Exception as error:
@@ -287,6 +349,39 @@ class RpcModel(LoadedModel):
             # No name for the remote objects: freeing them asks the device too, so it must happen in here.
             fetched = [result.numpy() for result in as_list(self._vm.get_outputs(self._entry))]
             return {info.name: array for info, array in zip(self.outputs, fetched, strict=True)}
+
+    @property
+    def batches(self) -> bool:
+        """Whether the server runs batches itself: edgevit's do, TVM's do not."""
+        with self._limit(_CALL_TIMEOUT, f"looking for {batches.FUNCTION}"):
+            return self._session.find(batches.FUNCTION) is not None
+
+    def run_batch(
+        self, batch: Sequence[Tensors], *, timeout: float = RUN_TIMEOUT
+    ) -> list[dict[str, NDArray[np.generic]]]:
+        """In one request, or a few if there is much to carry; on a server that cannot, one run after the other."""
+        if not self.batches:
+            return super().run_batch(batch, timeout=timeout)
+        asked = []
+        for inputs in batch:
+            arrays = self.ordered(inputs)
+            asked.append((self._resolution, arrays))
+        results = []
+        for resolution, alike in itertools.groupby(asked, key=itemgetter(0)):
+            runs, most = [arrays for _, arrays in alike], batches.most_runs(resolution)
+            for first in range(0, len(runs), most):
+                results += self._request(resolution, runs[first : first + most], timeout)
+        return results
+
+    def _request(
+        self, resolution: Resolution, runs: list[list[NDArray[np.generic]]], timeout: float
+    ) -> list[dict[str, NDArray[np.generic]]]:
+        takes, gives = batches.forms(resolution.inputs), batches.forms(resolution.outputs)
+        with self._limit(timeout * len(runs), "running a batch"):
+            self._arguments = []
+            run = self._session.find(batches.FUNCTION)
+            data = run(self._vm.module, resolution.entry, len(runs), takes, gives, batches.pack(runs))
+            return batches.unpack(data, resolution.outputs, len(runs))
 
     def time(self, samples: int, *, timeout: float = RUN_TIMEOUT) -> list[float]:
         """Seconds of each call, taken by the device's own clock."""
@@ -313,7 +408,7 @@ class RpcModel(LoadedModel):
         """Restrict the runtime to ``count`` threads on the fastest cores."""
         self._refuse_count("threads", count)
         with device_errors("setting threads", self._session.address):
-            self._session.call("runtime.config_threadpool", _THREADS_BIG_CORES, count)
+            self._session.call("runtime.config_threadpool", THREADS_BIG_CORES, count)
             return int(self._session.call("runtime.NumThreads"))
 
     def usage(self) -> DeviceUsage:
@@ -339,25 +434,12 @@ class RpcModel(LoadedModel):
         with device_errors(doing, self._session.address), self._session.limit(seconds, doing):
             yield
 
-    def _verify_upload(self, name: str, timeout: float) -> None:
-        """Compare what the device stored: TVM's servers do not notice a full disk."""
-        try:
-            arrived = str(self._session.call("edgevit.server.sha256", name))
-        except DeviceError:
-            raise
-        except Exception:
-            # A stock server cannot tell; it can only send the file back.
-            with self._session.limit(timeout, "comparing the model"):
-                arrived = hashlib.sha256(self._session.remote.download(name)).hexdigest()
-        if arrived != self.artifact.manifest.files[self.artifact.manifest.library.file].sha256:
-            raise DeviceError(
-                "the library was damaged on its way to the device.",
-                where=self._session.address,
-                advice="Is the device's storage full?",
-            )
-
-    def _load(self, name: str) -> None:
+    def _load(self, timeout: float) -> None:
         from tvm import relax
 
-        self._device = self._session.remote.cpu(0)
-        self._vm = relax.VirtualMachine(self._session.remote.load_module(name), self._device)
+        library = self.artifact.manifest.library.file
+        module = self._session.load_library(self.artifact.library, timeout, library)
+        with self._session.limit(timeout, "loading the model"):
+            self._device = self._session.device()
+            self._vm = relax.VirtualMachine(module, self._device)
+            del module

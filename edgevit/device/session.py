@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from edgevit.artifact import Artifact
     from edgevit.device.readings import Readings
+    from edgevit.device.workbench import Workbench
 
     Tensors = Mapping[str, NDArray[np.generic]]
 
@@ -146,6 +147,30 @@ class LoadedModel(ABC):
         """
         self.set_inputs(inputs, timeout=timeout)
         return self.invoke(timeout=timeout)
+
+    @property
+    def batches(self) -> bool:
+        """Whether :meth:`run_batch` costs less than as many runs: it does where it spares requests to a device."""
+        return False
+
+    def run_batch(
+        self, batch: Sequence[Tensors], *, timeout: float = RUN_TIMEOUT
+    ) -> list[dict[str, NDArray[np.generic]]]:
+        """One inference after the other, with the results of as many calls of :meth:`run`.
+
+        Afterwards, inputs must be set again for :meth:`invoke` and :meth:`time`.
+
+        Args:
+            batch: inputs of each, as for :meth:`run`; their shapes may differ if the artifact serves several.
+            timeout: seconds for each, transfers included; so the batch as a whole has as many times more.
+
+        Raises:
+            UserError: a name, shape or dtype differs from the model's; then nothing has run.
+            DeviceTimeout, DeviceLost: the device stopped answering, or went away.
+        """
+        for inputs in batch:
+            self.ordered(inputs)
+        return [self.run(inputs, timeout=timeout) for inputs in batch]
 
     def ordered(self, inputs: Tensors) -> list[NDArray[np.generic]]:
         """The arrays in the model's order, checked; selects the resolution of their shapes.
@@ -286,6 +311,10 @@ class Session(ABC):
             DeviceMismatch: the artifact is for another architecture or operating system.
             DeviceTimeout, DeviceLost: the device stopped answering, or went away.
         """
+
+    @abstractmethod
+    def workbench(self) -> Workbench:
+        """Where plain functions are called on tensors that stay on the device; one asked for before is closed."""
 
     @abstractmethod
     def close(self) -> None:

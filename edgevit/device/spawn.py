@@ -150,10 +150,21 @@ class ServerProcess:
             self._process.stdin.flush()
 
 
-class _Keeper:
-    """A server process with a temporary folder; both are gone after :meth:`stop`, or when this process dies."""
+class Keeper:
+    """A server process with a temporary folder; both are gone after :meth:`stop`, or when this process dies.
+
+    Attributes:
+        server: the process.
+    """
 
     def __init__(self, command: CommandFor, *, where: str, fds: Sequence[int] = ()) -> None:
+        """Start it; it must end when its stdin closes.
+
+        Args:
+            command: of the server.
+            where: how errors call it.
+            fds: file descriptors it inherits.
+        """
         self._folder = tempfile.mkdtemp(prefix="edgevit-session-")
         self._owner = os.getpid()
         try:
@@ -163,6 +174,7 @@ class _Keeper:
             raise
 
     def stop(self) -> None:
+        """End the server and remove the folder; safe to call twice."""
         if os.getpid() == self._owner:  # a forked child has a copy of this object, not of the server
             self.server.stop()
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -177,7 +189,7 @@ def connect_spawned(
         DeviceError: the server did not start.
         DeviceTimeout: it did not start in time.
     """
-    keeper = _Keeper(command, where=address)
+    keeper = Keeper(command, where=address)
     try:
         channel = dial("127.0.0.1", keeper.server.wait_for_port(timeout), timeout=timeout)
     except BaseException:
@@ -186,9 +198,10 @@ def connect_spawned(
     return RpcSession(channel, address, kind=kind, emulated=emulated, handshake_timeout=timeout, on_close=keeper.stop)
 
 
-def _worker_program() -> str:
+def python_program(module: str) -> str:
+    """Source text that runs ``main()`` of a module with this process's module path."""
     # With -m, a module in the folder where the user happens to be would be taken for a library's.
-    return f"import sys; sys.path[:] = {sys.path!r}; from edgevit.device.worker import main; main()"
+    return f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; main()"
 
 
 def connect_process() -> RpcSession:
@@ -202,10 +215,10 @@ def connect_process() -> RpcSession:
     with theirs:
 
         def command(folder: str) -> list[str]:
-            return [sys.executable, "-c", _worker_program(), str(theirs.fileno()), folder]
+            return [sys.executable, "-c", python_program("edgevit.device.worker"), str(theirs.fileno()), folder]
 
         try:
-            keeper = _Keeper(command, where=where, fds=(theirs.fileno(),))
+            keeper = Keeper(command, where=where, fds=(theirs.fileno(),))
         except BaseException:
             channel.close()
             raise

@@ -18,6 +18,7 @@ import threading
 import traceback
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from edgevit.device.usage import claim_all_cores, machine_facts, process_usage
 
@@ -93,6 +94,14 @@ def _register(folder: Path) -> None:
             {"version": version("edgevit"), "tvm": version("apache-tvm"), **machine_facts()}
         ),
         "edgevit.server.usage": lambda: json.dumps(process_usage()),
+        "edgevit.server.run_batch": _run_batch,
     }
     for name, function in functions.items():
         tvm_ffi.register_global_func(name, function, override=True)
+
+
+def _run_batch(*arguments: Any) -> bytes:
+    # What it needs beside TVM would delay every start.
+    from edgevit.device.batches import serve_batch
+
+    return serve_batch(*arguments)

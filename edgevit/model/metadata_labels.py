@@ -109,6 +109,8 @@ def check_label_count(labels: Sequence[str], outputs: Sequence[Tensor], task: st
 
 def _lines(path: Path) -> list[str]:
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no regular file")
         with path.open("rb") as stream:
             data = stream.read(MAX_LABELS_BYTES + 1)
     except OSError as error:

@@ -176,7 +176,7 @@ def _merge(
             raise ModelError(
                 f"the file fixes dimension {index} of input {name!r} at {fixed}, the given shape says {dim}.",
                 where=where,
-                advice="Export the model with that dimension dynamic, or at the wanted size.",
+                advice="Export it with that dimension dynamic ('edgevit zoo --dynamic' does), or at the wanted size.",
             )
     return asked
 

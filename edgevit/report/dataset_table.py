@@ -122,13 +122,13 @@ def _images(result: DatasetResult) -> list[str]:
     run = result.run
     speed = "" if run.images_per_second is None else f"; {run.images_per_second:.1f} images per second"
     resumed = f", {run.resumed} of them by an earlier run" if run.resumed else ""
+    batches = f" (batches of up to {run.batch})" if run.batch > 1 else ""
     rates = ", ".join(
-        f"{name} {_rate(rate)}"
-        for name, rate in (
-            ("decoding", run.decoding),
-            ("reference", run.reference_rate),
-            ("device", run.device_rate),
-            ("judging", run.judging),
+        (
+            f"decoding {_rate(run.decoding)}",
+            f"reference {_rate(run.reference_rate)}",
+            f"device {_rate(run.device_rate)}{batches}",
+            f"judging {_rate(run.judging)}",
         )
     )
     return [

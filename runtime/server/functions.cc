@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "batch.h"
 #include "device_info.h"
 #include "sha256.h"
 #include "work_folder.h"
@@ -89,6 +90,7 @@ void RegisterFunctions(const std::string& folder, int own_threads) {
       TVM_FFI_UNREACHABLE();
     }
   });
+  Register("edgevit.server.run_batch", RunBatch);
 }
 
 }  // namespace edgevit

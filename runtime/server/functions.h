@@ -10,6 +10,7 @@ namespace edgevit {
 //   tvm.rpc.server.{workpath, upload, download, remove, load_module}   what TVM's clients expect
 //   edgevit.server.info() -> JSON, edgevit.server.usage() -> JSON      see device_info.h
 //   edgevit.server.sha256(name) -> digest of a file in the folder
+//   edgevit.server.run_batch(...) -> outputs of many runs              see batch.h
 // File names are plain: no folders, no way out of `folder`.
 // `own_threads` is the number of threads that do not run the client's calls.
 void RegisterFunctions(const std::string& folder, int own_threads);

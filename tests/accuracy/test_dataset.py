@@ -268,12 +268,12 @@ def test_a_wrong_artifact_agrees_less(
 ) -> None:
     from edgevit.device.rpc import RpcModel
 
-    right = RpcModel.invoke
+    right = RpcModel.run_batch
 
-    def inverted(self: RpcModel, **options: float) -> object:
-        return {name: -value for name, value in right(self, **options).items()}
+    def inverted(self: RpcModel, *args: Any, **options: float) -> object:
+        return [{name: -value for name, value in one.items()} for one in right(self, *args, **options)]
 
-    monkeypatch.setattr(RpcModel, "invoke", inverted)
+    monkeypatch.setattr(RpcModel, "run_batch", inverted)
     result = check_dataset(artifact, session, colours, Request(pictures))
     assert result.scores.reference.top1.count == 24
     assert result.scores.artifact.top1.count == 0

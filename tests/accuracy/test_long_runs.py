@@ -130,7 +130,7 @@ def test_another_checks_journal_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"of another check: data set differ\."):
         Journal(path, {**KEY, "data set": "e"}, resume=True)
     (tmp_path / "text").write_text("something of the user's\n")
-    with pytest.raises(UserError, match="no journal of this version"):
+    with pytest.raises(UserError, match="another file of that name, which is no journal"):
         Journal(tmp_path / "text", KEY, resume=True)
 
 
