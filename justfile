@@ -51,6 +51,14 @@ ablate *arguments:
 paper *arguments:
     {{ python }} docs/paper.py {{ arguments }}
 
+# Measure what trained models recognise before and after compiling, and what a planted fault costs
+recognition *arguments:
+    {{ python }} docs/recognition.py {{ arguments }}
+
+# Measure a check on a thousand images: speed, memory, and whether a killed one comes to the same
+long-run *arguments:
+    {{ python }} docs/long_run.py {{ arguments }}
+
 # What runs on every change: a clean checkout, README's two lines, all tests, lint
 ci:
     .ci/run

@@ -304,11 +304,11 @@ def _source(model: Path | None) -> Iterator[Path]:
     if model is not None:
         yield model
         return
-    from edgevit.zoo import embedded_model
+    from edgevit.zoo import build
 
     with tempfile.TemporaryDirectory(prefix="edgevit-ablate-") as folder:
         path = Path(folder) / "mobilevit-xxs.onnx"
-        path.write_bytes(embedded_model().SerializeToString())
+        path.write_bytes(build("mobilevit-xxs").SerializeToString())
         yield path
 
 

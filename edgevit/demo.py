@@ -1,4 +1,4 @@
-"""The tour: the embedded model, compiled, served over RPC by another process, checked and measured.
+"""The tour: the embedded model, compiled, served over RPC by another process, checked, judged and measured.
 
 Where QEMU is installed, the same for a 64-bit ARM board: its artifact runs on edgevit's own static server under
 emulation, again over RPC.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from edgevit.files import write_atomic
 
 if TYPE_CHECKING:
+    from edgevit.accuracy.check_dataset import DatasetResult
     from edgevit.accuracy.compare import AccuracyResult
     from edgevit.artifact import Artifact
     from edgevit.bench.result import BenchResult
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 MODEL_NAME = "mobilevit-xxs.onnx"
 BOARD = "arm64-linux"
+SCENES = "scenes"
+SCENE_COUNT, BOARD_SCENE_COUNT = 240, 24
+"""Labelled images: drawn, and shown to the emulated board, which is slow."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,15 @@ class Stop:
     Attributes:
         artifact: what ran, saved.
         device: where.
-        accuracy: against ONNX Runtime.
+        accuracy: against ONNX Runtime, output by output.
+        recognition: how many scenes both recognise.
         latency: None under emulation, where times mean nothing.
     """
 
     artifact: Artifact
     device: DeviceInfo
     accuracy: AccuracyResult
+    recognition: DatasetResult
     latency: BenchResult | None
 
 
@@ -66,7 +72,7 @@ def run_demo(
     share: Callable[[float], None] = lambda _: None,
     build_progress: Callable[[int, int], None] | None = None,
 ) -> Tour:
-    """Compile, check and measure the embedded MobileViT-XXS; save model, artifacts and results in ``folder``.
+    """Compile, check, judge and measure the embedded MobileViT-XXS; save model, scenes, artifacts and results.
 
     Args:
         folder: made if it does not exist.
@@ -93,14 +99,18 @@ def run_demo(
     proto: onnx.ModelProto = embedded_model()
     write_atomic(folder / MODEL_NAME, proto.SerializeToString(deterministic=True))
     model = load(folder / MODEL_NAME)
+    stage("draw labelled scenes")
+    _draw(folder / SCENES, share)
 
     artifact = _compile(model, "host", folder, stage)
     with connect() as session:
         stage("host: check over RPC")
         accuracy = _check(artifact, session, model, share)
+        stage("host: recognise scenes")
+        recognition = _recognise(artifact, session, model, folder, share)
         stage("host: measure beside ONNX Runtime")
         latency = _measure(artifact, session, model, share)
-        host = Stop(artifact, session.describe(), accuracy, latency)
+        host = Stop(artifact, session.describe(), accuracy, recognition, latency)
 
     board = None
     target = get_target(BOARD)
@@ -108,7 +118,10 @@ def run_demo(
         artifact = _compile(model, BOARD, folder, stage)
         with connect(emulate=target, progress=build_progress) as session:
             stage("board: check over RPC under QEMU")
-            board = Stop(artifact, session.describe(), _check(artifact, session, model, share), None)
+            accuracy = _check(artifact, session, model, share)
+            stage("board: recognise scenes under QEMU")
+            recognition = _recognise(artifact, session, model, folder, share, limit=BOARD_SCENE_COUNT)
+            board = Stop(artifact, session.describe(), accuracy, recognition, None)
     tour = Tour(model, folder, host, board)
     write_atomic(folder / "results.json", json.dumps(to_json(tour), indent=1, sort_keys=True) + "\n")
     return tour
@@ -123,6 +136,7 @@ def to_json(tour: Tour) -> dict[str, object]:
             "artifact_sha256": stop.artifact.sha256,
             "device": stop.device.model_dump(mode="json"),
             "accuracy": stop.accuracy.model_dump(mode="json"),
+            "recognition": stop.recognition.model_dump(mode="json"),
             "latency": stop.latency.to_json() if stop.latency else None,
         }
         if stop
@@ -146,6 +160,33 @@ def _check(artifact: Artifact, session: Session, model: Model, share: Callable[[
     result = check(artifact, session, model, progress=share)
     if not result.passed:
         raise CheckFailed(f"{result.failures[0]}.", where=str(artifact.path), advice="Please report this.")
+    return result
+
+
+def _draw(folder: Path, share: Callable[[float], None]) -> None:
+    """Scenes that the model has never seen, a folder for each class; those of an earlier tour are the same."""
+    from edgevit.data import write
+
+    if not folder.is_dir():
+        write(folder, "cls", "test", SCENE_COUNT, progress=share)
+
+
+def _recognise(
+    artifact: Artifact,
+    session: Session,
+    model: Model,
+    folder: Path,
+    share: Callable[[float], None],
+    *,
+    limit: int | None = None,
+) -> DatasetResult:
+    from edgevit.accuracy.check_dataset import Request, check_dataset
+    from edgevit.errors import CheckFailed
+
+    request = Request(folder / SCENES, limit=limit)
+    result = check_dataset(artifact, session, model, request, progress=lambda done, of: share(done / of))
+    if failures := result.verdict.failures:
+        raise CheckFailed(f"{failures[0]}.", where=str(artifact.path), advice="Please report this.")
     return result
 
 

@@ -48,7 +48,7 @@ def load_source(artifact: Artifact, reference: Path | None, *, near: Path) -> Mo
 
     Raises:
         ArtifactError: it is nowhere, or ``reference`` is another model.
-        ModelError: ``reference`` cannot be used.
+        ModelError, UserError: ``reference``, or the only file that may be it, cannot be used.
     """
     from edgevit.model import load
 
@@ -64,11 +64,17 @@ def load_source(artifact: Artifact, reference: Path | None, *, near: Path) -> Mo
                 advice="Give the original file, or compile this one.",
             )
         return model
+    unusable: EdgevitError | None = None
     for candidate in _candidates(manifest, near):
-        with contextlib.suppress(EdgevitError):
+        try:
             model = load(candidate, shapes=shapes)
-            if model.sha256 == wanted:
-                return model
+        except EdgevitError as error:
+            unusable = unusable or error
+            continue
+        if model.sha256 == wanted:
+            return model
+    if unusable:
+        raise unusable
     raise ArtifactError(
         f"the model it was compiled from, {manifest.model.name}, is not beside it or where it was.",
         where=str(near),

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 def demo(
     folder: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the model, the artifacts and the results.")
+        Path, typer.Option("--output", "-o", help="Folder for the model, scenes, artifacts and results.")
     ] = Path("edgevit-demo"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Compile the embedded MobileViT-XXS, serve it over RPC, check it and measure it beside ONNX Runtime."""
+    """Compile the embedded MobileViT-XXS, serve it over RPC, check what it recognises, time it beside ONNX Runtime."""
     from edgevit.cli.output import console, print_json, steps
     from edgevit.demo import run_demo, to_json
     from edgevit.report.tables import bench_table
@@ -38,14 +38,15 @@ def demo(
 
 
 def _summary(tour: Tour) -> list[str]:
-    lines = [f"[bold]host[/]   {_verdict(tour.host)}"]
+    lines = [f"[bold]host[/]   {_verdict(tour.host)}", f"       {_recognised(tour.host)}"]
     if tour.board:
         lines.append(f"[bold]board[/]  {_verdict(tour.board)}; emulated, so nothing is said of its speed")
+        lines.append(f"       {_recognised(tour.board)}")
     else:
         lines.append(
             "[bold]board[/]  skipped: QEMU is not installed (Debian, Ubuntu: apt-get install qemu-user-static)"
         )
-    lines.append(f"model, artifacts and results.json are in {tour.folder}")
+    lines.append(f"model, scenes, artifacts and results.json are in {tour.folder}")
     return lines
 
 
@@ -58,3 +59,14 @@ def _verdict(stop: Stop) -> str:
         f"[green]correct[/] over RPC on {stop.device.address}: max abs error {worst.max_abs:.2g} of max "
         f"|reference| {worst.max_reference:.3g} ({size(library)} for {stop.artifact.manifest.target.cpu})"
     )
+
+
+def _recognised(stop: Stop) -> str:
+    from edgevit.accuracy.classification import ClassificationScores
+
+    scores = stop.recognition.scores
+    shares = f"the artifact {scores.score.artifact:.1%}, ONNX Runtime {scores.score.reference:.1%}"
+    if isinstance(scores, ClassificationScores):
+        top1 = scores.artifact.top1
+        shares += f"; 95 % interval {top1.low:.1%} to {top1.high:.1%}"
+    return f"recognises the class of {stop.recognition.run.images} drawn scenes: {shares}"

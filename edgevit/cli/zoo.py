@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from edgevit.zoo.arguments import ImageSize
     from edgevit.zoo.catalogue import Built, Entry, Patches
 
@@ -37,6 +35,10 @@ def zoo(
         Path | None,
         typer.Option("--weights", help="Trained weights: .safetensors, .pt, .pth or .bin, read without running them."),
     ] = None,
+    trained: Annotated[
+        bool,
+        typer.Option("--trained", help="Weights that ship: of mobilevit-xxs, trained on the scenes of 'edgevit data'."),
+    ] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random weights, where none are given.")] = 0,
     labels: Annotated[
         Path | None, typer.Option("--labels", help="Text file of class names, one a line, to store in the model.")
@@ -46,11 +48,13 @@ def zoo(
     """List the models that can be built, show one, or with --output write one as ONNX."""
     from edgevit.cli.output import console, print_json
     from edgevit.cli.sizes import image_size
+    from edgevit.report.zoo_tables import model_table, pixels, zoo_table
     from edgevit.zoo.catalogue import CATALOGUE, find
 
     only_written = {
         "--dynamic": dynamic,
         "--weights": weights is not None,
+        "--trained": trained,
         "--seed": seed != 0,
         "--labels": labels is not None,
     }
@@ -67,7 +71,7 @@ def zoo(
         if as_json:
             print_json(rows)
         else:
-            console().print(_overview(rows))
+            console().print(zoo_table(rows))
             console().print("Parameters and MACs are counted; accuracy is what its source published.", soft_wrap=True)
         return
     entry = find(name)
@@ -79,36 +83,80 @@ def zoo(
             print_json(rows)
         else:
             for row in rows:
-                console().print(_details(row))
+                console().print(model_table(row))
             console().print(f"To write the file: edgevit zoo {name} --task {rows[0]['task']} -o .", soft_wrap=True)
         return
-    from edgevit.model.metadata_labels import read_labels
-    from edgevit.zoo.catalogue import make
+    if trained:
+        others = {name: only_written[name] for name in ("--weights", "--seed", "--labels")}
+        others |= {name: only_named[name] for name in ("--classes", "--patches")}
+        built = _trained(name, task or "cls", extents, others, dynamic=dynamic)
+    else:
+        from edgevit.model.metadata_labels import read_labels
+        from edgevit.zoo.catalogue import make
 
-    built = make(
-        name,
-        task=task or "cls",
-        image_size=extents,
-        classes=classes,
-        patches=sides,
-        seed=seed,
-        dynamic=dynamic,
-        weights=weights,
-        labels=read_labels(labels).names if labels else None,
-    )
+        built = make(
+            name,
+            task=task or "cls",
+            image_size=extents,
+            classes=classes,
+            patches=sides,
+            seed=seed,
+            dynamic=dynamic,
+            weights=weights,
+            labels=read_labels(labels).names if labels else None,
+        )
     written = _write(built, output)
     if as_json:
-        print_json({**written, "seed": None if weights else seed})
+        print_json({**written, "seed": None if weights or trained else seed, "trained": _training(built, trained)})
         return
-    pixels = _pixels(built.image_size)
-    shape, at = ("1x3 x open height and width", f" at {pixels}") if dynamic else (f"1x3x{pixels}", "")
-    origin = f"weights of {weights} ({built.source})" if weights else f"seeded weights ({seed}), not trained"
+    side = pixels(built.image_size)
+    shape, at = ("1x3x open height and width", f" at {side}") if dynamic else (f"1x3x{side}", "")
     for line in (
         f"[bold]{written['path']}[/]  {entry.title}, {built.about.task}, {built.classes} classes, {shape}",
-        f"{written['parameters']:,} parameters, {written['macs']:,} MACs{at}, {written['bytes']:,} bytes; {origin}",
+        f"{written['parameters']:,} parameters, {written['macs']:,} MACs{at}, {written['bytes']:,} bytes; "
+        + _origin(built, weights, trained, seed),
         f"sha256 {written['sha256']}",
     ):
         console().print(line, soft_wrap=True)
+
+
+def _trained(name: str, task: str, size: ImageSize | None, others: dict[str, bool], *, dynamic: bool) -> Built:
+    """The model whose weights ship.
+
+    Raises:
+        UserError: an option contradicts that, or none ship for that model and task.
+    """
+    from edgevit.errors import UserError
+    from edgevit.zoo.trained import PLANS, facts, make_trained
+
+    if given := _given(others):
+        raise UserError(
+            f"{', '.join(given)} and --trained contradict each other: the weights settle that.",
+            advice="Leave out one of them.",
+        )
+    if task in PLANS and name != facts(task).model:
+        raise UserError(
+            f"no trained weights of {name} ship with edgevit.",
+            advice=f"They are of {facts(task).model}. For others give a checkpoint: --weights FILE.",
+        )
+    return make_trained(task, image_size=size, dynamic=dynamic)
+
+
+def _training(built: Built, trained: bool) -> dict[str, Any] | None:
+    from edgevit.zoo.trained import facts
+
+    return facts(built.task).model_dump(mode="json") if trained else None
+
+
+def _origin(built: Built, weights: Path | None, trained: bool, seed: int) -> str:
+    """Where the weights are from, in words."""
+    if trained:
+        from edgevit.zoo.trained import facts
+
+        known = facts(built.task)
+        figures = ", ".join(f"{name} {value:.1f} %" for name, value in known.figures.items())
+        return f"trained on drawn scenes at {known.image_size}x{known.image_size}: {figures}"
+    return f"weights of {weights} ({built.source})" if weights else f"seeded weights ({seed}), not trained"
 
 
 def _rows(
@@ -169,76 +217,6 @@ def _write(built: Built, output: Path) -> dict[str, Any]:
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
-
-
-def _overview(rows: Sequence[dict[str, Any]]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    # As narrow as 80 columns ask.
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for column in ("name", "task", "input", "parameters", "MACs", "accuracy", "source"):
-        table.add_column(column, no_wrap=True, justify="right" if column in ("parameters", "MACs") else "left")
-    for row in rows:
-        measure, figure = next(iter(row["published"]["accuracy"].items()))
-        table.add_row(
-            row["name"],
-            row["task"],
-            _pixels(row["image_size"]),
-            f"{row['parameters'] / 1e6:.2f} M",
-            f"{row['macs'] / 1e9:.2f} G",
-            f"{measure} {figure['text']}",
-            figure["source"],
-        )
-    return table
-
-
-def _details(row: dict[str, Any]) -> Table:
-    from rich.box import SIMPLE
-    from rich.table import Table
-    from rich.text import Text
-
-    from edgevit.model.metadata import Metadata
-
-    about = Metadata.model_validate(row["about"])
-    table = Table(
-        box=SIMPLE, show_header=False, title=f"{row['title']}, {about.task} ({row['task']})", title_justify="left"
-    )
-    table.add_column("field", style="bold", no_wrap=True)
-    table.add_column("value", overflow="fold")
-    lines = [
-        ("input", f"pixel_values 1x3x{_pixels(row['image_size'])}"),
-        ("classes", str(row["classes"]) + (f": {', '.join(about.labels[:3])}, …" if about.labels else ", no labels")),
-        ("parameters", f"{row['parameters']:,}"),
-        ("MACs", f"{row['macs']:,}"),
-        ("preprocessing", about.preprocessing.sentence() if about.preprocessing else "-"),
-    ]
-    if about.detection:
-        boxes = sum(level.height * level.width * len(level.sizes) for level in about.detection.anchors)
-        lines.append(("anchors", f"{boxes:,} on {len(about.detection.anchors)} feature maps"))
-    for what, figure in _published(row):
-        at = f" at {figure['image_size']} pixels" if figure["image_size"] else ""
-        lines.append((f"published {what}", f"{figure['text']}{at} ({figure['source']}, {figure['place']})"))
-        if figure["why"]:
-            lines.append(("", figure["why"]))
-    for field, value in lines:
-        table.add_row(field, Text(value))
-    return table
-
-
-def _published(row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    known = row["published"]
-    if known is None:
-        return []
-    return [
-        ("parameters", known["parameters"]),
-        *(("MACs", figure) for figure in known["macs"]),
-        *known["accuracy"].items(),
-    ]
-
-
-def _pixels(image_size: Sequence[int]) -> str:
-    return "x".join(map(str, image_size))
 
 
 def _sides(patches: str | None) -> Patches | None:

@@ -37,7 +37,7 @@ def write(
     * ``det``: ``images/`` and ``instances.json`` in COCO's format, with the visible pixels of each object as
       uncompressed RLE. Category 1 is class 0.
     * ``seg``: ``images/`` and ``masks/`` with PNGs of the same names, as VOC has them: palette index 0 is background,
-      1 is class 0; and ``labels.txt`` with a name for each index.
+      1 is class 0; and ``classes.txt`` with a name for each index.
 
     Args:
         folder: to make, with its parents; must not exist.
@@ -126,7 +126,7 @@ def _write_voc(root: Path, drawn: Iterable[tuple[str, Scene]]) -> None:
         mask = Image.fromarray(one.mask)
         mask.putpalette(palette)
         mask.save(root / "masks" / name)
-    (root / "labels.txt").write_text("".join(f"{name}\n" for name in ("background", *CLASSES)), encoding="utf-8")
+    (root / "classes.txt").write_text("".join(f"{name}\n" for name in ("background", *CLASSES)), encoding="utf-8")
 
 
 def _write_png(image: npt.NDArray[np.uint8], path: Path) -> None:

@@ -97,15 +97,14 @@ class ObjectDetection:
 
     def loss(self, output: Tensor, samples: Sequence[Sample]) -> Tensor:
         """Mean of :func:`multibox_loss`."""
-        size = samples[0].image.shape[:2]
-        return multibox_loss(
-            output, [match(*truth(sample), _priors(*size), detection((size[0], size[1]))) for sample in samples]
-        )
+        side = samples[0].image.shape[0]
+        priors, coding = _priors(side, self.plan.image_size), detection((side, side))
+        return multibox_loss(output, [match(*truth(sample), priors, coding) for sample in samples])
 
     def evaluate(self, network: nn.Module, source: Source) -> dict[str, float]:
         """Mean average precision."""
-        size = (self.plan.image_size, self.plan.image_size)
-        priors, coding = _priors(*size), detection(size)
+        side = self.plan.image_size
+        priors, coding = _priors(side, side), detection((side, side))
         found, known = [], []
         for inputs, samples in prepared(self.plan, source, self.classes):
             output = network(inputs)
@@ -183,8 +182,16 @@ def _mask(sample: Sample) -> Array:
 
 
 @lru_cache
-def _priors(height: int, width: int) -> Array:
-    return anchor_boxes(detection((height, width)).anchors)
+def _priors(side: int, image_size: int) -> Array:
+    """Anchors for a square of so many pixels, as shares of it, each of as many pixels as at ``image_size``.
+
+    Anchors are shares of the image, and convolutions do not know how large it is: if anchors had fewer pixels at a
+    lower resolution, an object of the same pixels would be a larger share of them, and the network could but predict
+    the mean over the resolutions. At the largest, boxes came out a tenth too large.
+    """
+    boxes = anchor_boxes(detection((side, side)).anchors)
+    boxes[:, 2:] *= image_size / side
+    return boxes
 
 
 OBJECTIVES: dict[str, type[Classification] | type[ObjectDetection] | type[Segmentation]] = {

@@ -19,6 +19,7 @@ from recipes.train.data import Source
 from recipes.train.network import build_network, inherit
 from recipes.train.objectives import OBJECTIVES, images
 from recipes.train.plans import Plan
+from recipes.train.sampler import Batch
 from recipes.train.schedule import learning_rate
 
 _GRADIENT_NORM = 10.0
@@ -83,7 +84,7 @@ class Trainer:
         saved = time.monotonic()
         clocks = time.monotonic(), time.process_time()
         while self.epoch < self.plan.epochs:
-            batches = self.plan.sampler.epoch(len(self.source), seed=self.plan.seed, epoch=self.epoch)
+            batches = self._batches()
             for batch in batches[self.step :]:
                 self.loss += self.update(batch.resolution, batch.indices, self.step / len(batches))
                 clocks = self._count_time(clocks)
@@ -100,6 +101,11 @@ class Trainer:
             clocks = self._count_time(clocks)
         self.save()
         return True
+
+    def _batches(self) -> list[Batch]:
+        """Of the epoch, but for a last one of a single image: a batch norm behind a pooling has no variance there."""
+        batches = self.plan.sampler.epoch(len(self.source), seed=self.plan.seed, epoch=self.epoch)
+        return [batch for batch in batches if len(batch.indices) > 1]
 
     def update(self, resolution: int, indices: Sequence[int], progress: float) -> float:
         """One update.

@@ -133,6 +133,13 @@ def test_overlap_decides_at_which_thresholds_a_box_counts() -> None:
     assert one.precision[:, 0].tolist() == pytest.approx([1.0] * 3 + [0.0] * 7)
 
 
+def test_the_example_of_torchmetrics() -> None:
+    """One box of 348 x 244 pixels, shifted by 44: the figures with which TorchMetrics explains its mAP."""
+    figures = summary({1: curve([boxes((214, 41, 348, 244))], [seen((258, 41, 348, 244), scores=[0.536])], 1)})
+    assert [figures[name] for name in ("map", "map50", "map75", "large")] == pytest.approx([0.6, 1, 1, 0.6])
+    assert figures["small"] is figures["medium"] is None
+
+
 def test_nothing_found_and_nothing_there() -> None:
     assert curve([boxes((0, 0, 9, 9))], [seen(scores=[])], 1).precision[:, 0].max() == 0
     nothing = curve([boxes()], [seen((0, 0, 9, 9), scores=[0.5])], 1)

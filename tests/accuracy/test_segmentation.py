@@ -115,11 +115,14 @@ def test_counts_are_scikit_learns() -> None:
     assert not ours[:, 5].any()
 
 
-def judged(metric: SegmentationMetric, truth: Array, expected: Array, actual: Array) -> dict[str, Any]:
+def judged(
+    metric: SegmentationMetric, truth: Array, expected: Array, actual: Array, *, classes: int = 5
+) -> dict[str, Any]:
     """One image whose scores say exactly these label maps."""
     height, width = truth.shape
     outputs = [
-        {"masks": (np.arange(5)[:, None, None] == labels)[None].astype(np.float32)} for labels in (expected, actual)
+        {"masks": (np.arange(classes)[:, None, None] == labels)[None].astype(np.float32)}
+        for labels in (expected, actual)
     ]
     seen = View((width, height), 0, 0, width, height)
     record = json.loads(json.dumps(metric.judge(truth, seen, *outputs)))
@@ -166,6 +169,21 @@ def test_a_case_by_hand() -> None:
     assert result.artifact.miou.value == pytest.approx((1 / 2 + 1 / 2) / 2)
     assert metric.disagreement(record) == pytest.approx(1 / 3)
     assert result.reference.miou.low is None
+
+
+def test_the_example_of_mean_iou() -> None:
+    """The three maps and the figures with which Hugging Face's metric of that name explains itself."""
+    metric = SegmentationMetric("masks", 10)
+    for truth, said in (
+        ([[0, 3], [5, 4], [6, 255]], [[1, 2], [3, 4], [5, 255]]),
+        ([[1, 7], [9, 2], [3, 6]], [[2, 7], [9, 2], [3, 6]]),
+        ([[1, 2, 2], [8, 2, 1], [3, 255, 1]], [[2, 2, 3], [8, 2, 4], [3, 255, 2]]),
+    ):
+        judged(metric, np.array(truth, np.uint8), np.array(said), np.array(said), classes=10)
+    result = metric.result()
+    assert result.artifact.miou.value == pytest.approx(0.4775)
+    assert result.artifact.pixel_accuracy == pytest.approx(0.5263157894736842)
+    assert [each.artifact for each in result.classes] == pytest.approx([0, 0, 0.375, 0.4, 0.5, 0, 0.5, 1, 1, 1])
 
 
 def test_masks_without_a_labelled_pixel() -> None:

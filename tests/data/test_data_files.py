@@ -69,7 +69,7 @@ def test_coco_files_mean_to_cocos_tools_what_they_should(tmp_path: Path, capsys:
 
 def test_masks_are_palette_images_in_vocs_colours(tmp_path: Path) -> None:
     write(tmp_path / "set", "seg", "test", COUNT, size=64)
-    lines = (tmp_path / "set" / "labels.txt").read_text().splitlines()
+    lines = (tmp_path / "set" / "classes.txt").read_text().splitlines()
     assert lines == ["background", *CLASSES]
     for index in range(COUNT):
         one = scene("seg", "test", index, size=64)

@@ -230,3 +230,25 @@ def test_the_command_trains_and_writes_weights_and_facts(
     # What is done is not done again.
     assert main(["cls", "-o", str(tmp_path)]) == 0
     assert "epoch" not in capsys.readouterr().out
+
+
+def test_an_epoch_ends_without_a_batch_of_one_image(tmp_path: Path) -> None:
+    """Behind DeepLabv3's pooling a batch norm would have one value of each channel."""
+    plan = replace(TINY, task="seg", sampler=MultiScaleSampler((64,), 4), images=9, epochs=1)
+    training = trainer(plan, tmp_path)
+    assert training.run()
+    assert (training.updates, training.seen) == (2, 8)
+
+
+def test_anchors_have_as_many_pixels_at_every_resolution() -> None:
+    """What a convolution sees of an object then means the same box, however large the image is."""
+    from edgevit.zoo.ssd import anchor_boxes, detection
+    from recipes.train.objectives import _priors
+
+    at_home = _priors(192, 192)
+    np.testing.assert_array_equal(at_home, anchor_boxes(detection((192, 192)).anchors))
+    small = _priors(128, 192)
+    assert len(small) < len(at_home)
+    assert {tuple(pixels) for pixels in (small[:, 2:] * 128).round(6)} == {
+        tuple(pixels) for pixels in (at_home[:, 2:] * 192).round(6)
+    }

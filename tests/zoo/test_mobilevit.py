@@ -18,7 +18,7 @@ from onnx import TensorProto
 
 from edgevit.errors import UserError
 from edgevit.model import describe, from_proto
-from edgevit.zoo import VARIANTS, build_mobilevit, embedded_model
+from edgevit.zoo import VARIANTS, build_mobilevit
 from edgevit.zoo.graph import GraphBuilder
 from edgevit.zoo.mobilevit_layers import Grid, fold, unfold
 
@@ -185,12 +185,6 @@ def test_same_bytes_in_every_process() -> None:
         for seed in ("1", "2")
     }
     assert len(digests) == 1
-
-
-def test_embedded_model_is_the_smallest() -> None:
-    model = embedded_model()
-    assert model.graph.SerializeToString() == build_mobilevit("xxs").graph.SerializeToString()
-    assert {entry.key for entry in model.metadata_props} >= {"edgevit.task", "edgevit.labels", "edgevit.preprocessing"}
 
 
 @pytest.mark.parametrize(
