@@ -1,4 +1,4 @@
-"""Data sets, journals and names that are not what they should be: named, refused, shown harmlessly, never waited for."""
+"""Data sets, journals and names that are not what they should be: named, refused, shown harmlessly, not waited for."""
 
 from __future__ import annotations
 
