@@ -57,19 +57,22 @@ def read_image(path: Path) -> Image:
 @contextlib.contextmanager
 def room_for(path: Path) -> Iterator[None]:
     """While the block decodes this picture, no other large one is decoded; small ones do not wait."""
+    with _one_large_picture if _is_large(path) else contextlib.nullcontext():
+        yield
+
+
+def _is_large(path: Path) -> bool:
+    """Whether a header says so; whoever decodes the picture says what is wrong with it."""
     from PIL import Image
 
+    # A pipe would be waited for.
+    if not path.is_file():
+        return False
     try:
-        # A pipe would be waited for.
-        if not path.is_file():
-            raise OSError
         with _pillows_warnings, Image.open(path, formats=_FORMATS) as opened:
-            large = opened.width * opened.height > _LARGE_PIXELS
-    # Whoever decodes it says what is wrong with it.
+            return opened.width * opened.height > _LARGE_PIXELS
     except Exception:
-        large = False
-    with _one_large_picture if large else contextlib.nullcontext():
-        yield
+        return False
 
 
 def prepare(image: Image, preprocessing: Preprocessing, height: int, width: int) -> Tensor:

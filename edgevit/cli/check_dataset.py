@@ -56,7 +56,7 @@ def _run(plan: DatasetCheck, session: Session, model: Model, options: DatasetOpt
     """Run with a journal, which stays if the run does not reach its end."""
     from edgevit.accuracy.journal import default_path, has_lines
     from edgevit.cli.output import status
-    from edgevit.errors import EdgevitError
+    from edgevit.errors import DeviceError
 
     journal = options.journal or default_path(plan.key(session))
     try:
@@ -68,7 +68,7 @@ def _run(plan: DatasetCheck, session: Session, model: Model, options: DatasetOpt
             sheet=options.contact_sheet,
             progress=shown.count,
         )
-    except (EdgevitError, KeyboardInterrupt):
+    except (DeviceError, KeyboardInterrupt):
         if has_lines(journal):
             status().print("What is done is noted: the same command with --resume goes on from there.", soft_wrap=True)
         raise

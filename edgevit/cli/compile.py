@@ -103,14 +103,12 @@ def _kernels_line(artifact: Artifact) -> str:
 
 
 def _warn_of_rejected(records: TuningLog) -> None:
-    from rich.markup import escape
-
-    from edgevit.cli.output import status
+    from edgevit.cli.output import shown, status
 
     # A line without an end may be on its way just now: another process is tuning.
     wrong = [line for line in records.rejected if not line.torn]
     for line in wrong[:_SHOWN_LINES]:
-        status().print(f"[yellow]ignored[/] {escape(str(line))}", soft_wrap=True)
+        status().print(f"[yellow]ignored[/] {shown(str(line))}", soft_wrap=True)
     if len(wrong) > _SHOWN_LINES:
         more = len(wrong) - _SHOWN_LINES
         status().print(f"[yellow]ignored[/] {more} more lines; 'edgevit records status' lists them", soft_wrap=True)

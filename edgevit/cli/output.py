@@ -42,14 +42,14 @@ def print_json(data: Any) -> None:
 def print_error(error: EdgevitError) -> None:
     """What happened, where, what to do next."""
     printer = status()
-    where = f"{_shown(error.where)}: " if error.where else ""
-    printer.print(f"[bold red]error:[/] {where}{_shown(error.message)}", soft_wrap=True)
+    where = f"{shown(error.where)}: " if error.where else ""
+    printer.print(f"[bold red]error:[/] {where}{shown(error.message)}", soft_wrap=True)
     if error.advice:
-        printer.print(f"  [dim]→[/] {_shown(error.advice)}", soft_wrap=True)
+        printer.print(f"  [dim]→[/] {shown(error.advice)}", soft_wrap=True)
 
 
-def _shown(text: str) -> str:
-    """Neither markup nor a terminal's escapes; the lines of a longer message stay."""
+def shown(text: str) -> str:
+    """Text from elsewhere for a console: neither markup nor a terminal's escapes; line ends stay."""
     from rich.markup import escape
 
     from edgevit.report.text import printable

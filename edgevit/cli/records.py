@@ -159,8 +159,9 @@ def _status_json(found: Status) -> dict[str, Any]:
 
 def _table(found: Status) -> Table:
     from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
     from rich.table import Table
+
+    from edgevit.cli.output import shown
 
     kinds = ("measured", "borrowed", "estimated", "failure", "tvm")
     table = Table(box=SIMPLE_HEAD)
@@ -171,16 +172,14 @@ def _table(found: Status) -> Table:
     table.add_column("newest")
     for held in found.holdings:
         counts = [str(held.counts[kind]) for kind in kinds]
-        table.add_row(held.layer.label, escape(held.target), str(len(held.workloads)), *counts, held.newest[:10])
+        table.add_row(held.layer.label, shown(held.target), str(len(held.workloads)), *counts, held.newest[:10])
     return table
 
 
 def _print_rejected(lines: Sequence[Rejected], done: str = "ignored") -> None:
-    from rich.markup import escape
-
-    from edgevit.cli.output import console
+    from edgevit.cli.output import console, shown
 
     for line in lines[:_SHOWN_LINES]:
-        console().print(f"[yellow]{done}[/] {escape(str(line))}", soft_wrap=True)
+        console().print(f"[yellow]{done}[/] {shown(str(line))}", soft_wrap=True)
     if len(lines) > _SHOWN_LINES:
         console().print(f"[yellow]{done}[/] {len(lines) - _SHOWN_LINES} more lines", soft_wrap=True)
