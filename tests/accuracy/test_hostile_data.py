@@ -220,3 +220,16 @@ def test_a_sheet_is_refused_before_the_run(
 ) -> None:
     with pytest.raises(UserError, match="a contact sheet cannot be written there"):
         check_dataset(classifier[0], in_process, classifier[1], Request(pictures), sheet=tmp_path / "no" / "sheet.png")
+
+
+def test_a_refused_journal_is_not_said_to_go_on_from(
+    classifier: tuple[Artifact, Model], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "journal"
+    with Journal(path, KEY, resume=False) as journal:
+        journal.append({"record": {}})
+    assert classifier[0].path
+    with pytest.raises(UserError, match="of another check"):
+        check(classifier[0].path, reference=classifier[1].source, dataset=pictures, journal=path, resume=True)
+    assert "is noted" not in capsys.readouterr().err
+    assert has_lines(path)

@@ -204,3 +204,14 @@ def test_commands_say_the_same_in_json(own: Path, tmp_path: Path, capsys: pytest
     ]
     for arguments in (["status"], ["prune"], ["status", "--target", "rpi4"]):
         assert CliRunner().invoke(app, ["records", *arguments]).exit_code == 0
+
+
+def test_a_logs_name_cannot_move_the_cursor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from edgevit.cli.records import merge_command
+
+    log = tmp_path / "\x1b[2J.jsonl"
+    log.write_text("no record\n")
+    merge_command([log], tmp_path / "merged.jsonl")
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert r"\x1b[2J.jsonl:1: not JSON" in shown.replace("\n", "")
