@@ -164,7 +164,7 @@ def estimate_kernel(
     from edgevit.compiler.kernels import in_space, workload_key
 
     key = workload_key(family, workload)
-    pick = records.find(key, lambda choice: in_space(choice, family, workload, target)) if records else None
+    pick = records.find(key, lambda choice, _: in_space(choice, family, workload, target)) if records else None
     loop = hottest_loop(parse(kernel_assembly(family, workload, target, pick.choice if pick else None)))
     cycles = loop_cycles(loop.text, target) if loop else None
     iterations = _iterations(loop, family.NAME, workload) if loop else 0.0

@@ -11,7 +11,7 @@ import numpy as np
 from tvm.ir import GlobalVar
 
 from edgevit.compiler.graph import Graph, Node, Tensor
-from edgevit.compiler.kernels import KernelFamily, claim, in_space, workload_key
+from edgevit.compiler.kernels import KernelFamily, claim, enough_tasks, in_space, workload_key
 from edgevit.compiler.memory import Lifetime, aligned, plan
 from edgevit.target_schema import Target
 from edgevit.tuning.records import Choice, Pick, TuningLog
@@ -141,8 +141,9 @@ class KernelLibrary:
         packed = self._layouts.get(digest)
         layout = packed[1] if packed and packed[0] is family else {}
 
-        def usable(choice: Choice) -> bool:
-            return layout.items() <= choice.items() and in_space(choice, family, workload, self.target)
+        def usable(choice: Choice, threads: int) -> bool:
+            fits = layout.items() <= choice.items() and in_space(choice, family, workload, self.target)
+            return fits and enough_tasks(choice, family, workload, self.target, threads)
 
         pick = self.records.find(workload_key(family, workload), usable)
         if pick is not None:

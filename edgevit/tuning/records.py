@@ -111,7 +111,9 @@ class TuningLog:
         pick = self.find(workload)
         return pick.choice if pick else None
 
-    def find(self, workload: str, usable: Callable[[Choice], bool] = lambda _: True) -> Pick | None:
+    def find(
+        self, workload: str, usable: Callable[[Choice, int], bool] = lambda _choice, _threads: True
+    ) -> Pick | None:
         """The record of the best known choice, or None.
 
         Measured beats borrowed beats estimated. Among those: nearest target, device, layer, number of threads, then
@@ -119,12 +121,12 @@ class TuningLog:
 
         Args:
             workload: key.
-            usable: tells whether the kernel can take a choice.
+            usable: tells whether the kernel can take a choice that is good for so many threads.
         """
         found = [
             candidate
             for candidate in self._candidates.get(workload, ())
-            if not self._vetoed(candidate) and usable(candidate.pick.choice)
+            if not self._vetoed(candidate) and usable(candidate.pick.choice, candidate.pick.record.threads)
         ]
         groups: dict[tuple[object, ...], list[_Candidate]] = {}
         for candidate in found:

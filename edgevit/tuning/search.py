@@ -267,7 +267,7 @@ class Tuner:
 
     def _propose(self, entry: Progress, count: int) -> list[Choice]:
         task = entry.task
-        pick = self._records.find(task.key, lambda choice: choice in task.space)
+        pick = self._records.find(task.key, lambda choice, _: choice in task.space)
         kin = [other for other in self.entries if other.task.family is task.family and other.results]
         kin = sorted((other for other in kin if other is not entry), key=lambda other: _distance(task, other.task))
         seeds = [*([pick.choice] if pick else []), *(other.best for other in kin[:KIN])]

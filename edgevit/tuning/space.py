@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 from edgevit.tuning.records import Choice
@@ -20,21 +21,31 @@ class Space:
     Attributes:
         axes: values of each choice by its name, ascending.
         default: the family's own choice.
+        accept: tells which combinations are points; None for all of them.
     """
 
     axes: Mapping[str, tuple[int, ...]]
     default: Choice
+    accept: Callable[[Choice], bool] | None = None
 
     @classmethod
-    def of(cls, offered: Mapping[str, tuple[int, ...]], default: Choice, pinned: Mapping[str, int]) -> Space:
+    def of(
+        cls,
+        offered: Mapping[str, tuple[int, ...]],
+        default: Choice,
+        pinned: Mapping[str, int],
+        accept: Callable[[Choice], bool] | None = None,
+    ) -> Space:
         """The space that a family offers, where some choices may be made already."""
         axes = {name: (pinned[name],) if name in pinned else tuple(sorted(values)) for name, values in offered.items()}
-        return cls(axes, default)
+        return cls(axes, default, accept)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of points."""
-        return self.combinations + (not self._on_axes(self.default))
+        if self.accept is None:
+            return self.combinations + (not self._on_axes(self.default))
+        return sum(1 for _ in self)
 
     @property
     def combinations(self) -> int:
@@ -42,13 +53,15 @@ class Space:
         return prod(len(values) for values in self.axes.values())
 
     def __contains__(self, choice: object) -> bool:
-        return isinstance(choice, dict) and (choice == self.default or self._on_axes(choice))
+        if not isinstance(choice, dict):
+            return False
+        return choice == self.default or (self._on_axes(choice) and self._accepts(choice))
 
     def __iter__(self) -> Iterator[Choice]:
         yield dict(self.default)
         for number in range(self.combinations):
             choice = self.combination(number)
-            if choice != self.default:
+            if choice != self.default and self._accepts(choice):
                 yield choice
 
     def combination(self, number: int) -> Choice:
@@ -68,7 +81,10 @@ class Space:
         for name, values in self._each():
             place = bisect_left(values, base[name])
             found += [{**base, name: values[step]} for step in (place - 1, place + 1) if 0 <= step < len(values)]
-        return [near for near in found if near != choice]
+        return [near for near in found if near != choice and self._accepts(near)]
+
+    def _accepts(self, choice: Choice) -> bool:
+        return self.accept is None or self.accept(choice)
 
     def _each(self) -> list[tuple[str, tuple[int, ...]]]:
         return list(self.axes.items())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from edgevit.compiler.kernels import least_tasks
 from edgevit.target_schema import Target
 from edgevit.tuning.records import Choice, TuningLog
 from edgevit.tuning.space import Space
@@ -44,6 +45,7 @@ class Task:
         leader: key of the task that decides how this one's weights are packed, where one artifact serves several image
             sizes; None where this one decides.
         pinned: choices that are made already.
+        threads: that the kernel will be timed with; fewer than the target's cores leave no say in how work is cut.
     """
 
     key: str
@@ -55,6 +57,7 @@ class Task:
     outputs: tuple[Tensor, ...]
     leader: str | None = None
     pinned: Mapping[str, int] = field(default_factory=dict)
+    threads: int | None = None
 
     @property
     def module(self) -> str:
@@ -76,7 +79,17 @@ class Task:
     @cached_property
     def space(self) -> Space:
         """What may be chosen."""
-        return Space.of(self.family.space(self.workload, self.target), self.default, self.pinned)
+        return Space.of(self.family.space(self.workload, self.target), self.default, self.pinned, self._accept)
+
+    @cached_property
+    def _accept(self) -> Callable[[Choice], bool] | None:
+        """What tells choices with enough tasks, where measurements cannot."""
+        family, workload, target = self.family, self.workload, self.target
+        count = getattr(family, "tasks", None)
+        if count is None or self.threads is None or self.threads >= target.cores:
+            return None
+        least = least_tasks(family, workload, target)
+        return lambda choice: count(workload, target, choice) >= least
 
     def pin(self, choice: Mapping[str, int]) -> Task:
         """This task after its leader took ``choice``: only what packs the weights alike is left."""
@@ -91,6 +104,7 @@ class Task:
             self.outputs,
             self.leader,
             pinned,
+            self.threads,
         )
 
     def arguments(self, choice: Choice, values: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
@@ -120,7 +134,7 @@ class Task:
         return tuple(choice[name] for name in self.layout)
 
 
-def extract_tasks(models: Mapping[str, Model], target: Target) -> list[Task]:
+def extract_tasks(models: Mapping[str, Model], target: Target, threads: int | None = None) -> list[Task]:
     """The distinct kernels of models, in the order in which they are first called.
 
     The same file at several image sizes is taken for one artifact, as ``edgevit compile`` does: the largest image
@@ -129,6 +143,7 @@ def extract_tasks(models: Mapping[str, Model], target: Target) -> list[Task]:
     Args:
         models: by a name of each, which tells whose calls are counted.
         target: to tune for.
+        threads: that kernels will be timed with; None for the target's cores.
 
     Raises:
         ModelError: a shape is not known before the model runs.
@@ -137,7 +152,7 @@ def extract_tasks(models: Mapping[str, Model], target: Target) -> list[Task]:
     order = sorted(models, key=lambda name: models[name].sha256)
     for _, names in groupby(order, key=lambda name: models[name].sha256):
         _extract_artifact({name: models[name] for name in names}, target, found)
-    return [entry.task(target) for entry in found.values()]
+    return [entry.task(target, threads) for entry in found.values()]
 
 
 @dataclass
@@ -151,12 +166,13 @@ class _Found:
     calls: Counter[str] = field(default_factory=Counter)
     leaders: set[str | None] = field(default_factory=set)
 
-    def task(self, target: Target) -> Task:
+    def task(self, target: Target, threads: int | None) -> Task:
         # Where any artifact leaves it free, it is tuned freely.
         leader = None if None in self.leaders else min(filter(None, self.leaders))
         inputs = tuple(tensor for tensor in self.node.inputs if tensor is not None)
         outputs = tuple(self.node.outputs)
-        return Task(self.key, self.family, self.workload, target, dict(self.calls), inputs, outputs, leader)
+        calls = dict(self.calls)
+        return Task(self.key, self.family, self.workload, target, calls, inputs, outputs, leader, threads=threads)
 
 
 def _extract_artifact(models: Mapping[str, Model], target: Target, found: dict[str, _Found]) -> None:

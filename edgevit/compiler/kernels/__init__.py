@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 class KernelFamily(Protocol):
-    """What every family module offers; ``pack`` is optional and reorders the node's constants."""
+    """What every family module offers.
+
+    Optional are ``pack``, which reorders the node's constants, and ``tasks``, which counts the parts that a choice cuts
+    the work into for the threads.
+    """
 
     NAME: str
     VERSION: int
@@ -82,6 +86,23 @@ def in_space(choice: Choice, family: KernelFamily, workload: Any, target: Target
     if choice.keys() == space.keys() and all(choice[name] in values for name, values in space.items()):
         return True
     return choice == family.analytic_default(workload, target)
+
+
+def enough_tasks(choice: Choice, family: KernelFamily, workload: Any, target: Target, threads: int) -> bool:
+    """Whether a choice that is good for so many threads leaves work for all cores of the target.
+
+    A measurement with fewer threads than cores cannot tell how work should be cut, and fewer tasks look better to it.
+    """
+    count = getattr(family, "tasks", None)
+    if count is None or threads >= target.cores:
+        return True
+    return bool(count(workload, target, choice) >= least_tasks(family, workload, target))
+
+
+def least_tasks(family: Any, workload: Any, target: Target) -> int:
+    """Two tasks for each core, or as many as the default makes if those are fewer."""
+    own: int = family.tasks(workload, target, family.analytic_default(workload, target))
+    return min(2 * target.cores, own)
 
 
 def workload_key(family: KernelFamily, workload: Any) -> str:

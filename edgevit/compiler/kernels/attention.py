@@ -237,6 +237,13 @@ def _cycles(count: int, rows: int, vectors: int, by_lane: bool) -> float:
     return whole * step(rows) + (step(rest) if rest else 0.0)
 
 
+def tasks(workload: Workload, target: Target, choice: Choice) -> int:
+    """Parts that the threads share: every head's queries, in chunks."""
+    blocks = ceil(workload.queries / (choice["vectors"] * target.vector.lanes(32)))
+    share = ceil(blocks / choice["chunks"])
+    return workload.batch * workload.heads * ceil(blocks / share)
+
+
 def pack(
     workload: Workload, target: Target, _choice: Choice, constants: list[np.ndarray[Any, Any]]
 ) -> list[np.ndarray[Any, Any]]:

@@ -223,6 +223,17 @@ def analytic_default(workload: Workload, target: Target, layout: Mapping[str, in
     return {"rows": rows, "vectors": vectors, "block": block, "panels": panels, "unroll": unroll}
 
 
+def tasks(workload: Workload, target: Target, choice: Choice) -> int:
+    """Parts that the threads share: blocks of tiles or strips of rows, times parts of the panels."""
+    _, out_height, out_width, channels = workload.output
+    lanes = target.vector.lanes(8 * np.dtype(workload.dtype).itemsize)
+    parts = min(choice["panels"], -(-channels // workload.groups // (lanes * choice["vectors"])))
+    if workload.flat:
+        tiles = out_width // min(choice["rows"], out_width)
+        return -(-tiles // choice["block"]) * parts
+    return workload.batch * -(-out_height // choice["block"]) * parts
+
+
 def pack(
     workload: Workload, target: Target, choice: Choice, constants: list[np.ndarray[Any, Any]]
 ) -> list[np.ndarray[Any, Any]]:

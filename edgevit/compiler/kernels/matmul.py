@@ -98,6 +98,13 @@ def analytic_default(workload: Workload, target: Target) -> Choice:
     return {"rows": rows, "vectors": vectors, "blocks": blocks}
 
 
+def tasks(workload: Workload, _target: Target, choice: Choice) -> int:
+    """Parts that the threads share: blocks of tiles of every batch element."""
+    tiles = -(-workload.rows // min(choice["rows"], workload.rows))
+    block = -(-tiles // min(choice["blocks"], tiles))
+    return prod(workload.batch) * -(-tiles // block)
+
+
 def emit(workload: Workload, target: Target, choice: Choice, name: str) -> Any:
     """The kernel; arguments are the two operands, epilogue operands, output."""
     return _Emitter(workload, target, choice, name).function()

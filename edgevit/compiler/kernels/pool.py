@@ -88,6 +88,12 @@ def analytic_default(workload: Workload, target: Target) -> Choice:
     return reduce.analytic_default(whole, target) if whole else window_default(workload.windows, target, weights=False)
 
 
+def tasks(workload: Workload, target: Target, choice: Choice) -> int:
+    """Parts that the threads share: those of a reduction, else rows of output."""
+    whole = workload.whole
+    return reduce.tasks(whole, target, choice) if whole else target.cores * 2
+
+
 def emit(workload: Workload, target: Target, choice: Choice, name: str) -> Any:
     """Kernel with arguments input, epilogue operands, output."""
     if workload.whole:

@@ -158,6 +158,16 @@ def analytic_default(workload: Workload, target: Target) -> Choice:
     return {"vectors": chosen, "unroll": 8 // chosen, "splits": 8 if alone else 1}
 
 
+def tasks(workload: Workload, target: Target, choice: Choice) -> int:
+    """Parts that the threads share: of the reduction where it is split, else of the results."""
+    axes = nest(workload)
+    if not axes.last_is_kept:
+        return axes.outer_size
+    if choice["splits"] > 1:
+        return min(choice["splits"], axes.reduced[0].extent)
+    return axes.outer_size * -(-axes.width // (_lanes(axes.width, target) * choice["vectors"]))
+
+
 def emit(workload: Workload, target: Target, choice: Choice, name: str) -> Any:
     """Kernel with arguments input, epilogue operands, output."""
     builder = KernelBuilder(name)

@@ -113,6 +113,11 @@ def analytic_default(workload: Workload, target: Target) -> Choice:
     return {"rows": rows, "line": int(line)}
 
 
+def tasks(workload: Workload, _target: Target, choice: Choice) -> int:
+    """Parts that the threads share: strips of output rows."""
+    return int(workload.shape[0]) * -(-workload.size[0] // choice["rows"])
+
+
 def emit(workload: Workload, target: Target, choice: Choice, name: str) -> Any:
     """Kernel with arguments input, epilogue operands, output."""
     builder = KernelBuilder(name)

@@ -110,6 +110,15 @@ def _tile_rows(workload: Workload, target: Target, size: int) -> int:
     return best
 
 
+def tasks(workload: Workload, target: Target, choice: Choice) -> int:
+    """Parts that the threads share: strips of tiles times parts of the panels."""
+    _, height, _, channels = workload.output
+    tall = -(-height // choice["size"])
+    strips = -(-tall // choice["block"])
+    panels = -(-channels // (target.vector.lanes(32) * choice["vectors"]))
+    return workload.batch * strips * min(choice["panels"], panels)
+
+
 def pack(
     workload: Workload, target: Target, choice: Choice, constants: list[np.ndarray[Any, Any]]
 ) -> list[np.ndarray[Any, Any]]:
