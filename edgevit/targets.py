@@ -83,6 +83,13 @@ def list_targets() -> list[Target]:
         return presets
 
 
+def runs_here(target: Target) -> bool:
+    """Whether this machine's CPU has everything the target's code may use."""
+    host = get_target("host")
+    same = (host.architecture, host.system) == (target.architecture, target.system)
+    return same and (target.cpu == host.cpu or {f for f in target.features if f[0] == "+"} <= set(host.features))
+
+
 def validate_for_compiler(target: Target) -> None:
     """Refuse CPU and feature names that LLVM does not know: it would only ignore them.
 

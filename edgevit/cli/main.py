@@ -18,6 +18,7 @@ from edgevit.cli.devices import devices
 from edgevit.cli.info import info
 from edgevit.cli.records import records
 from edgevit.cli.targets import targets
+from edgevit.cli.tune import tune
 from edgevit.cli.zoo import zoo
 from edgevit.errors import EdgevitError
 
@@ -35,6 +36,7 @@ app.command()(targets)
 app.command()(zoo)
 app.command()(data)
 app.command("compile")(compile_command)
+app.command()(tune)
 app.command()(bench)
 app.command()(check)
 app.add_typer(devices, name="devices")

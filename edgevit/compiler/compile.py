@@ -25,12 +25,13 @@ from edgevit.manifest import (
     TuningInfo,
 )
 from edgevit.target_schema import Target
-from edgevit.targets import get_target, validate_for_compiler
-from edgevit.tuning.records import Pick, TuningLog, load_tuning_log
+from edgevit.targets import get_target, runs_here, validate_for_compiler
+from edgevit.tuning.records import TuningLog, load_tuning_log
+from edgevit.tuning.workloads import TVM_FAMILY
 
 if TYPE_CHECKING:
     from edgevit.accuracy.compare import AccuracyResult
-    from edgevit.compiler.lower import Program
+    from edgevit.compiler.lower import Lowered, Program
     from edgevit.compiler.program import KernelCall
     from edgevit.device.session import Session
     from edgevit.model import Model, TensorSpec
@@ -123,7 +124,7 @@ def build(
         ),
         kernels=lowered.kernels,
         resolutions=tuple(map(_resolution, models, lowered.programs)),
-        tuning=_tuning_info(lowered.picks),
+        tuning=_tuning_info(lowered),
         tools={
             "edgevit": version("edgevit"),
             **{package: version(package) for package in _SHAPERS},
@@ -170,12 +171,14 @@ def _kernel_info(call: KernelCall) -> KernelInfo:
     )
 
 
-def _tuning_info(picks: Sequence[Pick | None]) -> TuningInfo:
-    lines = sorted({pick.record.line() for pick in picks if pick})
+def _tuning_info(lowered: Lowered) -> TuningInfo:
+    picks = lowered.picks
+    records = [*(pick.record for pick in picks if pick), *lowered.rest_records]
+    lines = sorted({record.line() for record in records})
     counts = Counter(pick.evidence if pick else "default" for pick in picks)
     return TuningInfo(
         records_sha256=hashlib.sha256(b"".join(lines)).hexdigest() if lines else None,
-        measured=counts["measured"],
+        measured=counts["measured"] + lowered.rest_kernels.get(TVM_FAMILY, 0),
         borrowed=counts["borrowed"],
         estimated=counts["estimated"],
         default=counts["default"],
@@ -208,7 +211,7 @@ def _session_for(target: Target, build_progress: Callable[[int, int], None] | No
     """A session that can execute the target's code on this machine, or why there is none."""
     from edgevit.device.spawn import connect_process
 
-    if _runs_here(target):
+    if runs_here(target):
         return connect_process()
     from edgevit.device.emulate import connect_emulated, find_emulator
 
@@ -217,13 +220,6 @@ def _session_for(target: Target, build_progress: Callable[[int, int], None] | No
     if find_emulator(target) is None:
         return f"{target.emulator} is not installed"
     return connect_emulated(target, progress=build_progress)
-
-
-def _runs_here(target: Target) -> bool:
-    """Whether this machine's CPU has everything the target's code may use."""
-    host = get_target("host")
-    same = (host.architecture, host.system) == (target.architecture, target.system)
-    return same and (target.cpu == host.cpu or {f for f in target.features if f[0] == "+"} <= set(host.features))
 
 
 def _numeric_check(result: AccuracyResult, session: Session) -> NumericCheck:

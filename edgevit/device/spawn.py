@@ -204,8 +204,11 @@ def python_program(module: str) -> str:
     return f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; main()"
 
 
-def connect_process() -> RpcSession:
+def connect_process(*, cores: int | None = None) -> RpcSession:
     """A session with a process of its own on this machine: a crash there is an error here, no more.
+
+    Args:
+        cores: pin it to so many, where the system can; None for all.
 
     Raises:
         DeviceError: the process did not start.
@@ -215,7 +218,8 @@ def connect_process() -> RpcSession:
     with theirs:
 
         def command(folder: str) -> list[str]:
-            return [sys.executable, "-c", python_program("edgevit.device.worker"), str(theirs.fileno()), folder]
+            program = python_program("edgevit.device.worker")
+            return [sys.executable, "-c", program, str(theirs.fileno()), folder, str(cores or 0)]
 
         try:
             keeper = Keeper(command, where=where, fds=(theirs.fileno(),))

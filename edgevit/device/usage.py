@@ -39,6 +39,12 @@ def claim_all_cores() -> None:
     os.environ.setdefault("TVM_NUM_THREADS", str(usable_cores()))
 
 
+def pin(cores: int) -> None:
+    """Keep this process to the last so many of its cores, where the system can: the first ones serve interrupts."""
+    if cores > 0 and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cores:])
+
+
 def machine_facts() -> dict[str, Any]:
     """Architecture, system, CPU model, cores and memory of this machine."""
     import psutil

@@ -1,4 +1,5 @@
-"""A process of its own that serves one RPC session and ends; its arguments are a socket's number and a folder.
+"""A process of its own that serves one RPC session and ends; its arguments are a socket's number, a folder, and
+how many cores to keep to (0: all).
 
 It is the host-side twin of the server in ``runtime/``: same functions, no build needed. It talks over a
 socket that it inherits, keeps its files in a folder that its starter removes, and ends when its session does or
@@ -20,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from edgevit.device.usage import claim_all_cores, machine_facts, process_usage
+from edgevit.device.usage import claim_all_cores, machine_facts, pin, process_usage
 
 _MAGIC = 0xFF271
 _MAX_KEY = 4096
@@ -32,10 +33,12 @@ def main() -> None:
     status = 1
     try:
         connection = socket.socket(fileno=int(sys.argv[1]))
+        facts = machine_facts()
+        pin(int(sys.argv[3]))
         claim_all_cores()
         # Running needs no compiler: a third of the memory, half the time to start.
         os.environ["TVM_USE_RUNTIME_LIB"] = "1"
-        _register(Path(sys.argv[2]))
+        _register(Path(sys.argv[2]), facts)
         _shake_hands(connection)
         import tvm_ffi
 
@@ -72,7 +75,7 @@ def _receive(source: socket.socket, count: int) -> bytes:
     return data
 
 
-def _register(folder: Path) -> None:
+def _register(folder: Path, facts: dict[str, Any]) -> None:
     import tvm
     import tvm.rpc  # registers the functions of the RPC runtime
     import tvm_ffi
@@ -91,7 +94,7 @@ def _register(folder: Path) -> None:
         "tvm.rpc.server.load_module": lambda name: tvm.runtime.load_module(inside(name)),
         "edgevit.server.sha256": lambda name: hashlib.sha256(Path(inside(name)).read_bytes()).hexdigest(),
         "edgevit.server.info": lambda: json.dumps(
-            {"version": version("edgevit"), "tvm": version("apache-tvm"), **machine_facts()}
+            {"version": version("edgevit"), "tvm": version("apache-tvm"), **facts}
         ),
         "edgevit.server.usage": lambda: json.dumps(process_usage()),
         "edgevit.server.run_batch": _run_batch,

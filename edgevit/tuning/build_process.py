@@ -60,17 +60,17 @@ def main() -> NoReturn:
         send(channel, answer)
 
 
-def _next(channel: socket.socket) -> tuple[Order, float]:
-    """The next order and its time limit."""
+def _next(channel: socket.socket) -> tuple[bytes, float]:
+    """The next order, pickled, and its time limit."""
     try:
-        return cast("tuple[Order, float]", receive(channel))
+        return cast("tuple[bytes, float]", receive(channel))
     except (EOFError, OSError):
         _end()
 
 
-def _answer(order: Order) -> Answer:
+def _answer(order: bytes) -> Answer:
     try:
-        return compile_order(order)
+        return compile_order(cast("Order", pickle.loads(order)))  # noqa: S301 - from whoever started this process
     except ToolchainError as error:
         return " ".join(f"{error.where}: {error.message}".split())
     except Exception as error:  # TVM raises what it likes

@@ -101,7 +101,7 @@ def export(file: Path, target: Target | None = None, folder: Path | None = None)
         UserError: ``folder`` does not exist, ``file`` cannot be written, or the disk is full.
     """
     found = {entry.line(): entry for _, entry in _everything(target, folder) if not isinstance(entry, Rejected)}
-    ordered = sorted(found, key=lambda line: (found[line].target.name, found[line].workload, found[line].date, line))
+    ordered = sorted(found, key=lambda line: (found[line].target.name, found[line].workload, found[line].moment, line))
     write_atomic(file, b"".join(ordered))
     return len(ordered)
 
@@ -141,7 +141,7 @@ def merge(sources: Sequence[Path], output: Path) -> Merged:
                 else:
                     seen.add(_digest(entry))
                     fresh.append(entry)
-        for record in sorted(fresh, key=lambda record: (record.date, record.line())):
+        for record in sorted(fresh, key=lambda record: (record.moment, record.line())):
             writer.append(record)
     return Merged(len(fresh), known, tuple(rejected))
 
@@ -223,7 +223,7 @@ class _Plan:
             self._take_kernel(index, record)
         elif isinstance(record, TvmRecord) and record.run_seconds:
             seconds = statistics.median(record.run_seconds)
-            self._trial(index, record, str(record.trace), "tvm", (record.date, 0, seconds), seconds)
+            self._trial(index, record, str(record.trace), "tvm", (record.moment, 0, seconds), seconds)
 
     def drop(self) -> dict[int, str]:
         """Index of each line to drop, and the reason."""
@@ -248,7 +248,7 @@ class _Plan:
         self._places[index] = place, choice, record.evidence == "estimated"
         if record.evidence == "measured":
             self._measured.add(place)
-        age = (record.date, timing.samples, timing.seconds)
+        age = (record.moment, timing.samples, timing.seconds)
         self._trial(index, record, choice, record.evidence, age, timing.seconds)
 
     def _trial(

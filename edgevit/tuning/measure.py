@@ -20,9 +20,9 @@ import numpy as np
 from edgevit.accuracy.tolerance import tolerance_for
 from edgevit.device.session import DeviceInfo, Session
 from edgevit.errors import DeviceError, DeviceTimeout
-from edgevit.tuning.build import Builder, Library
+from edgevit.tuning.build import Library
 from edgevit.tuning.record import Failure
-from edgevit.tuning.records import Choice
+from edgevit.tuning.records import Choice, choice_key
 from edgevit.tuning.rounds import SLOW_SHARE, Round, calm, ratios
 from edgevit.tuning.tasks import Task
 from edgevit.tuning.tuning_device import TuningDevice
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+CONFIRMATIONS = 4
+"""How often after a batch the best choice is measured again, while another one takes its place."""
+
+
 @dataclass(frozen=True)
 class Latency:
     """A choice that is right, and how long a call of its kernel takes.
@@ -39,11 +43,18 @@ class Latency:
     Attributes:
         samples: seconds, one of each round that counted.
         thrown_out: readings that did not count: rounds in which the reference slowed, and outliers.
+        again: it had looked like the best, and this is its second measurement.
     """
 
     choice: Choice
     samples: tuple[float, ...]
     thrown_out: int
+    again: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Median."""
+        return statistics.median(self.samples)
 
 
 @dataclass(frozen=True)
@@ -90,27 +101,26 @@ class Protocol:
 
 
 class Measurer:
-    """Builds batches of choices and runs them on a device; a context manager that ends what it started.
+    """Runs libraries of candidates on a device; a context manager that ends its session.
 
     Args:
         connect: opens a session; called again after a device was lost.
         threads: to call kernels with.
-        builder: that compiles candidates; None for one of its own.
         protocol: how to measure.
     """
 
-    def __init__(
-        self,
-        connect: Callable[[], Session],
-        *,
-        threads: int,
-        builder: Builder | None = None,
-        protocol: Protocol | None = None,
-    ) -> None:
-        self.threads = threads
+    def __init__(self, connect: Callable[[], Session], *, threads: int, protocol: Protocol | None = None) -> None:
         self._protocol = protocol or Protocol()
-        self._builder = builder or Builder()
         self._device = TuningDevice(connect, threads, self._protocol.call_seconds)
+
+    @property
+    def threads(self) -> int:
+        """That kernels are called with; may be changed until something was measured."""
+        return self._device.threads
+
+    @threads.setter
+    def threads(self, count: int) -> None:
+        self._device.threads = count
 
     @property
     def device(self) -> DeviceInfo:
@@ -122,36 +132,56 @@ class Measurer:
         """
         return self._device.describe()
 
+    @property
+    def session(self) -> Session:
+        """With the device, opened if there is none.
+
+        Raises:
+            DeviceError: it cannot be reached.
+        """
+        return self._device.open()
+
+    def reach(self) -> None:
+        """Open the session, if there is none.
+
+        Raises:
+            DeviceError: it cannot be reached.
+        """
+        self._device.open()
+
     def measure(
-        self, task: Task, choices: Sequence[Choice], reference_seconds: float | None = None
+        self,
+        task: Task,
+        library: Library,
+        reference_seconds: float | None = None,
+        best_seconds: float | None = None,
     ) -> Iterator[Outcome]:
         """Outcomes in the order in which they become known, one for each choice.
 
         Without ``reference_seconds`` the default's own latency comes as well: it is what the others are compared with.
+        A choice that looks like the best is measured a second time, for the least of many readings was lucky; that
+        comes as a further latency, marked ``again``.
 
         Args:
-            task: whose kernel to build.
-            choices: to build.
+            task: whose kernels are in the library.
+            library: of candidates.
             reference_seconds: latency of the default, measured on this device before. What machines do between one
                 batch and the next then changes nothing: ratios to the default are multiplied by this.
+            best_seconds: latency of the best choice so far; None for the default's.
 
         Raises:
-            ToolchainError: not even the default builds.
             DeviceError: the device cannot be reached, or fails while the default runs.
             UserError: the session is this process.
         """
-        libraries, failures = self._builder.build(task, choices)
-        yield from (Fault(failed.choice, failed.failure, failed.detail) for failed in failures)
-        for library in libraries:
-            for outcome in _Batch(self._device, self._protocol, task, library, reference_seconds).run():
-                if isinstance(outcome, Latency) and outcome.choice == task.default:
-                    reference_seconds = statistics.median(outcome.samples)
-                yield outcome
+
+        def run(part: Library, reference: float | None) -> Iterator[Outcome]:
+            return _Batch(self._device, self._protocol, task, part, reference).run()
+
+        yield from measure_twice(run, task, library, reference_seconds, best_seconds)
 
     def close(self) -> None:
-        """End the session and the builder; safe to call twice."""
-        self._device.close()
-        self._builder.close()
+        """End the session for good, also while another thread measures; safe to call twice."""
+        self._device.end()
 
     def __enter__(self) -> Self:
         return self
@@ -160,6 +190,50 @@ class Measurer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def measure_twice(
+    run: Callable[[Library, float | None], Iterator[Outcome]],
+    task: Task,
+    library: Library,
+    reference_seconds: float | None,
+    best_seconds: float | None,
+) -> Iterator[Outcome]:
+    """Outcomes of a library's candidates, and of those that look like the best once more.
+
+    Args:
+        run: measures a library, given the default's latency if it is known.
+        task: whose kernels are in the library.
+        library: of candidates.
+        reference_seconds, best_seconds: as for :meth:`Measurer.measure`.
+    """
+    found: dict[str, float] = {}
+    names = {choice_key(choice): name for choice, name in library.functions}
+
+    def note(outcome: Outcome) -> Outcome:
+        name = names.get(choice_key(outcome.choice), library.reference)
+        found.pop(name, None)
+        if isinstance(outcome, Latency):
+            found[name] = outcome.seconds
+        return outcome
+
+    for outcome in run(library, reference_seconds):
+        if isinstance(outcome, Latency) and outcome.choice == task.default:
+            reference_seconds = outcome.seconds
+        yield note(outcome)
+    confirmed = {library.reference}
+    for _ in range(CONFIRMATIONS):
+        best = min(found, key=lambda name: (found[name], name), default=library.reference)
+        if best in confirmed or found[best] >= (best_seconds or reference_seconds or 0.0):
+            return
+        confirmed.add(best)
+        for outcome in map(note, run(_only(library, best), reference_seconds)):
+            yield replace(outcome, again=True) if isinstance(outcome, Latency) else outcome
+
+
+def _only(library: Library, name: str) -> Library:
+    """A library of which one function alone is measured, for all choices that share it."""
+    return replace(library, functions=tuple(pair for pair in library.functions if pair[1] == name))
 
 
 class _Batch:

@@ -92,7 +92,7 @@ class Origin:
             "target": TargetFacts.of(self.target),
             "threads": self.threads,
             "versions": Versions(edgevit=version("edgevit"), tvm=version("apache-tvm"), family=family_version),
-            "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "date": datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "provenance": self.provenance,
         }
 

@@ -64,9 +64,11 @@ WorkloadKey = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}/[
 """``family/version/digest``: see :func:`edgevit.compiler.kernels.workload_key`."""
 
 Date = Annotated[
-    str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"), AfterValidator(_date)
+    str,
+    StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{3})?Z$"),
+    AfterValidator(_date),
 ]
-"""UTC, in whole seconds: ``2025-01-31T12:00:00Z``."""
+"""UTC: ``2025-01-31T12:00:00.250Z``; milliseconds may be missing."""
 
 _ChoiceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 ChoiceField = Annotated[
@@ -236,6 +238,11 @@ class _Record(_Schema):
     def family(self) -> str:
         """Kernel family."""
         return self.about.family
+
+    @property
+    def moment(self) -> str:
+        """The date as text that sorts, with milliseconds or without."""
+        return self.date.removesuffix("Z")
 
     def line(self) -> bytes:
         """The record as it stands in a log, with its end of line."""

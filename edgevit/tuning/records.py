@@ -194,7 +194,7 @@ class TuningLog:
             layer,
             abs(log2(record.threads / self._threads)),
             -record.threads,
-            -int("".join(filter(str.isdigit, record.date))),  # newest first
+            -int("".join(filter(str.isdigit, record.date)).ljust(17, "0")),  # newest first
             str(_bench(winner.pick)),
         )
 
@@ -217,7 +217,7 @@ def _fastest(group: list[_Candidate]) -> _Candidate:
 def _age(candidate: _Candidate) -> tuple[object, ...]:
     """Order in which records of one choice replace each other."""
     record = candidate.pick.record
-    return record.date, record.timing.samples, record.timing.seconds
+    return record.moment, record.timing.samples, record.timing.seconds
 
 
 def load_tuning_log(target: Target, folder: Path | None = None, *, device: str | None = None) -> TuningLog:

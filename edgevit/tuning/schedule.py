@@ -33,6 +33,7 @@ class Progress:
         confirmed: choices that were measured again after they had become the best.
         trials: of this run.
         failures: of this run.
+        pending: batches that are on their way.
     """
 
     task: Task
@@ -42,6 +43,7 @@ class Progress:
     confirmed: set[ChoiceKey] = field(default_factory=set)
     trials: int = 0
     failures: int = 0
+    pending: int = 0
 
     @property
     def usable(self) -> dict[ChoiceKey, float]:

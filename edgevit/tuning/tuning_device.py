@@ -9,7 +9,7 @@ import numpy as np
 
 from edgevit.device.session import DeviceInfo, Session
 from edgevit.device.workbench import Handle, Workbench
-from edgevit.errors import UserError
+from edgevit.errors import DeviceLost, UserError
 from edgevit.tuning.build import Library
 from edgevit.tuning.records import Choice
 from edgevit.tuning.tasks import Task
@@ -27,15 +27,19 @@ class TuningDevice:
         connect: opens a session.
         threads: to call kernels with.
         call_seconds: time limit of a call.
+
+    Attributes:
+        threads: may be changed until a task has come to the device.
     """
 
     def __init__(self, connect: Callable[[], Session], threads: int, call_seconds: float) -> None:
         self._connect = connect
-        self._threads = threads
+        self.threads = threads
         self._call_seconds = call_seconds
         self._session: Session | None = None
         self._bench: TaskBench | None = None
         self._info: DeviceInfo | None = None
+        self._ended = False
 
     def describe(self) -> DeviceInfo:
         """What the device says of itself.
@@ -45,7 +49,7 @@ class TuningDevice:
             UserError: it is this process.
         """
         if self._info is None:
-            self._info = self._opened().describe()
+            self._info = self.open().describe()
         return self._info
 
     def bench(self, task: Task) -> TaskBench:
@@ -55,18 +59,20 @@ class TuningDevice:
             DeviceError, UserError: as for :meth:`describe`.
         """
         if self._bench is None or self._bench.task is not task:
-            workbench = self._opened().workbench()
-            workbench.set_threads(self._threads)
+            workbench = self.open().workbench()
+            workbench.set_threads(self.threads)
             self._bench = TaskBench(task, workbench, self._call_seconds)
         return self._bench
 
-    def close(self) -> None:
-        """End the session, if there is one; it may be opened again."""
-        if self._session is not None:
-            self._session.close()
-        self._bench = self._session = None
+    def open(self) -> Session:
+        """The session, opened if there is none.
 
-    def _opened(self) -> Session:
+        Raises:
+            DeviceError: it cannot be opened, or was ended.
+            UserError: it is this process.
+        """
+        if self._ended:
+            raise DeviceLost("the run has ended.", advice="Start another one.")
         if self._session is None:
             session = self._connect()
             if session.kind == "in-process":
@@ -77,6 +83,17 @@ class TuningDevice:
                 )
             self._session = session
         return self._session
+
+    def close(self) -> None:
+        """End the session, if there is one; it may be opened again."""
+        session, self._session, self._bench = self._session, None, None
+        if session is not None:
+            session.close()
+
+    def end(self) -> None:
+        """Close it for good: whoever uses it in another thread gets a :class:`DeviceLost`."""
+        self._ended = True
+        self.close()
 
 
 class TaskBench:

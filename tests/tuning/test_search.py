@@ -10,10 +10,11 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -21,7 +22,8 @@ from edgevit.compiler.kernels import workload_key
 from edgevit.device.session import DeviceInfo
 from edgevit.errors import EnvironmentFailure
 from edgevit.targets import get_target
-from edgevit.tuning.measure import Correct, Fault, Latency, Outcome
+from edgevit.tuning.build import Library
+from edgevit.tuning.measure import Correct, Fault, Latency, Measurer, Outcome, measure_twice
 from edgevit.tuning.reading import read_records
 from edgevit.tuning.record import FailureRecord, KernelRecord
 from edgevit.tuning.records import Choice, TuningLog, choice_key
@@ -29,6 +31,9 @@ from edgevit.tuning.search import Budget, Reason, Summary, Trial, Tuner, read_kn
 from edgevit.tuning.tasks import Task
 from edgevit.tuning.writing import LogWriter
 from tests.tuning.making import measured
+
+if TYPE_CHECKING:
+    from edgevit.tuning.builders import Built
 
 TARGET = get_target("rpi4")
 DEVICE = DeviceInfo(kind="rpc", cpu="Cortex-A72", cores=4, system="linux")
@@ -83,7 +88,7 @@ def bowl(choice: Choice) -> float:
 
 
 class Fake:
-    """Measures by formula; time is counted, not spent."""
+    """A device that measures by formula; time is counted, not spent."""
 
     threads = 1
 
@@ -96,10 +101,23 @@ class Fake:
         self.references: list[float | None] = []
         self.now = 0.0
 
+    def reach(self) -> None:
+        """Always there."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
     def measure(
-        self, task: Task, choices: Sequence[Choice], reference_seconds: float | None = None
+        self, task: Task, library: Library, reference_seconds: float | None = None, best_seconds: float | None = None
     ) -> Iterator[Outcome]:
         self.references.append(reference_seconds)
+
+        def run(part: Library, reference: float | None) -> Iterator[Outcome]:
+            return self.run(task, [choice for choice, _ in part.functions], reference)
+
+        return measure_twice(run, task, library, reference_seconds, best_seconds)
+
+    def run(self, task: Task, choices: Sequence[Choice], reference_seconds: float | None) -> Iterator[Outcome]:
         cost = self.costs.get(task.key, bowl)
         if reference_seconds is None and task.default not in choices:
             yield Latency(task.default, (cost(task.default),) * 5, 0)
@@ -117,14 +135,41 @@ class Fake:
                 yield Latency(choice, (cost(choice),) * 5, 0)
 
 
+class Ready:
+    """Builders that have everything built already."""
+
+    here = False
+
+    def __init__(self, slots: int = 1) -> None:
+        self.slots = slots
+        self.closed = False
+
+    def submit(self, task: Task, choices: Sequence[Choice]) -> Future[Built]:
+        functions = tuple(
+            (choice, "default" if choice == task.default else f"candidate_{place}")
+            for place, choice in enumerate(choices)
+        )
+        future: Future[Built] = Future()
+        future.set_result(([Library(b"", "default", functions, {})], []))
+        return future
+
+    def close(self) -> None:
+        self.closed = True
+
+
 def tune(
-    tasks: Sequence[Task], fake: Fake, path: Path, *, report: Callable[[Trial], None] = lambda _: None, **options: Any
+    tasks: Sequence[Task], fake: Fake, path: Path, *, report: Callable[[Trial], None] | None = None, **options: Any
 ) -> tuple[Summary, Tuner]:
     budget = Budget(**{name: options.pop(name) for name in ("minutes", "trials", "rest") if name in options})
+    builders, options = Ready(), {"exclusive": True, **options}
     with LogWriter(path) as log:
-        known = read_known(TARGET, path)
-        tuner = Tuner(tasks, fake, log, known, budget=budget, report=report, clock=lambda: fake.now, **options)
-        return tuner.run(), tuner
+        known, devices = read_known(TARGET, path), cast("list[Measurer]", [fake])
+        tuner = Tuner(
+            tasks, devices, builders, log, known, budget=budget, report=report, clock=lambda: fake.now, **options
+        )
+        summary = tuner.run()
+    assert builders.closed
+    return summary, tuner
 
 
 def records(path: Path) -> list[Any]:
@@ -286,8 +331,8 @@ sys.path.insert(0, {root!r})
 from tests.tuning.test_search import Fake, make_task, tune
 
 class Slow(Fake):
-    def measure(self, *arguments):
-        for outcome in super().measure(*arguments):
+    def run(self, *arguments):
+        for outcome in super().run(*arguments):
             time.sleep(0.002)
             yield outcome
 

@@ -12,16 +12,15 @@ from pathlib import Path
 import pytest
 
 from edgevit.compiler.compile import compile_model
-from edgevit.device.connect import connect
 from edgevit.model import Model
 from edgevit.targets import get_target
-from edgevit.tuning.measure import Correct, Measurer, Protocol
+from edgevit.tuning.measure import Correct, Protocol
+from edgevit.tuning.places import find_places
 from edgevit.tuning.reading import read_records
 from edgevit.tuning.record import KernelRecord
 from edgevit.tuning.records import choice_key
-from edgevit.tuning.search import Budget, Trial, Tuner, read_known
-from edgevit.tuning.tasks import extract_tasks
-from edgevit.tuning.writing import LogWriter
+from edgevit.tuning.run import Plan, log_for, open_run
+from edgevit.tuning.search import Budget, Trial
 from tests.device.processes import MARK, marked, wait_until
 
 CALM = Protocol(rounds=3, most_rounds=200, seconds=1e-4, slow_share=1e6)
@@ -30,17 +29,16 @@ CALM = Protocol(rounds=3, most_rounds=200, seconds=1e-4, slow_share=1e6)
 
 def test_what_is_tuned_is_used(small_model: Model, tmp_path: Path) -> None:
     target = get_target("host")
-    tasks = extract_tasks({"small": small_model}, target)
-    path = tmp_path / "logs" / "host" / "records.jsonl"
+    path = log_for(target, tmp_path / "logs")
     told: list[Trial] = []
     for _ in range(2):
-        with Measurer(connect, threads=target.cores, protocol=CALM) as measurer, LogWriter(path) as log:
-            known = read_known(target, path)
-            budget = Budget(trials=12, rest=0.0)
-            tuner = Tuner(tasks, measurer, log, known, budget=budget, batch=6, report=told.append, provenance="a test")
-            summary = tuner.run()
+        plan = Plan(path, budget=Budget(trials=12, rest=0.0), batch=6, provenance="a test", protocol=CALM)
+        with open_run({"small": small_model}, target, find_places(target), plan) as run:
+            run.tuner.report = told.append
+            summary = run.tuner.run()
         assert summary.measured > 0
         assert 0 < summary.after["small"] <= summary.before["small"]
+        assert run.peaks is not None
     found = list(read_records(path))
     assert len(found) == len(told)
     tried = [(record.workload, choice_key(record.choice)) for record in found if isinstance(record, KernelRecord)]
@@ -53,15 +51,29 @@ def test_what_is_tuned_is_used(small_model: Model, tmp_path: Path) -> None:
     assert artifact.resolution.check.status == "passed"
 
 
+def test_measuring_anew_keeps_what_was_measured(small_model: Model, tmp_path: Path) -> None:
+    target, path = get_target("host"), tmp_path / "records.jsonl"
+    choices = []
+    for resume in (True, False):
+        plan = Plan(path, threads=1, budget=Budget(trials=3, rest=0.0), batch=3, resume=resume, protocol=CALM)
+        with open_run({"small": small_model}, target, find_places(target, threads=1), plan) as run:
+            run.tuner.run()
+        choices.append({(record.workload, choice_key(record.choice)) for record in read_records(path)})  # type: ignore[union-attr]
+    assert choices[0] == choices[1]
+    assert len(list(read_records(path))) >= 2 * len(choices[0])
+
+
 @pytest.mark.emulated
 @pytest.mark.usefixtures("qemu")
 def test_the_same_way_under_an_emulator_without_latencies(small_model: Model, tmp_path: Path) -> None:
     target, path = get_target("arm64-linux"), tmp_path / "records.jsonl"
-    tasks = [task for task in extract_tasks({"small": small_model}, target) if task.family.NAME == "conv"]
     told: list[Trial] = []
-    with Measurer(lambda: connect(emulate=target), threads=1) as measurer, LogWriter(path) as log:
-        tuner = Tuner(tasks, measurer, log, budget=Budget(trials=6, rest=0.0), batch=3, report=told.append)
-        summary = tuner.run()
+    plan = Plan(path, threads=1, budget=Budget(trials=6, rest=0.0), batch=3)
+    places = find_places(target, emulate=True, devices=2)
+    with open_run({"small": small_model}, target, places, plan) as run:
+        run.tuner.report = told.append
+        summary = run.tuner.run()
+    assert run.emulated
     assert (summary.trials, summary.measured, summary.failures) == (6, 0, {})
     assert {type(trial.outcome) for trial in told} == {Correct}
     assert list(read_records(path)) == []
@@ -71,22 +83,20 @@ PROGRAM = """
 import sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from edgevit.device.connect import connect
 from edgevit.model import from_proto
 from edgevit.targets import get_target
-from edgevit.tuning.measure import Measurer, Protocol
-from edgevit.tuning.search import Budget, Tuner, read_known
-from edgevit.tuning.tasks import extract_tasks
-from edgevit.tuning.writing import LogWriter
+from edgevit.tuning.measure import Protocol
+from edgevit.tuning.places import find_places
+from edgevit.tuning.run import Plan, open_run
+from edgevit.tuning.search import Budget
 from tests.models import small_proto
 
 target, path = get_target("host"), Path({path!r})
-tasks = extract_tasks({{"small": from_proto(small_proto())}}, target)
 protocol = Protocol(rounds=3, most_rounds=200, seconds=1e-4, slow_share=1e6)
-with Measurer(connect, threads=1, protocol=protocol) as measurer, LogWriter(path) as log:
-    known, budget = read_known(target, path), Budget(rest=0.0)
-    report = lambda trial: print(trial.number, flush=True)
-    Tuner(tasks, measurer, log, known, budget=budget, batch=3, report=report).run()
+plan = Plan(path, threads=1, workers=2, budget=Budget(rest=0.0), batch=3, protocol=protocol)
+with open_run({{"small": from_proto(small_proto())}}, target, find_places(target, threads=1), plan) as run:
+    run.tuner.report = lambda trial: print(trial.number, flush=True)
+    run.tuner.run()
 """
 
 

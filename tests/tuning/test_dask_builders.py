@@ -1,0 +1,278 @@
+"""A Dask cluster builds what one process builds, whatever happens to its workers.
+
+Scheduler and workers are real processes, as the ``dask`` program starts them.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from edgevit.errors import EnvironmentFailure, ToolchainError, UserError
+from edgevit.targets import get_target
+from edgevit.tuning import cluster_worker, dask_client
+from edgevit.tuning.build import Builder, Limits
+from edgevit.tuning.builders import open_builders
+from edgevit.tuning.cluster import DaskBuilders
+from tests.device.processes import MARK, free_port, listener, marked, wait_until
+from tests.tuning import faulty_family as faulty
+from tests.tuning import gated_family as gated
+from tests.tuning.dask_cluster import DaskCluster, dask_cluster
+from tests.tuning.test_builders import functions, ways
+
+pytest.importorskip("distributed")
+
+HOST = get_target("host")
+
+
+@dataclass
+class Place:
+    """A cluster, the folder where its compilers wait for a gate, and a mark on all its processes."""
+
+    cluster: DaskCluster
+    gate: Path
+    mark: str
+
+    @property
+    def address(self) -> str:
+        return self.cluster.address
+
+    def compilers(self) -> list[psutil.Process]:
+        return marked(self.mark, containing="build_process")
+
+    def worker_of(self, pid: int) -> psutil.Process:
+        """The Dask worker whose compiler that is."""
+        workers = {worker.pid for worker in self.cluster.workers}
+        return next(parent for parent in psutil.Process(pid).parents() if parent.pid in workers)
+
+
+def place(folder: Path, workers: int) -> Iterator[Place]:
+    mark, gate = uuid.uuid4().hex, folder / "gate"
+    gate.mkdir()
+    with dask_cluster(folder / "cluster", workers, {MARK: mark, gated.FOLDER: str(gate)}) as cluster:
+        yield Place(cluster, gate, mark)
+    assert wait_until(lambda: not marked(mark)), [process.cmdline() for process in marked(mark)]
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Three workers that no test harms."""
+    yield from place(tmp_path_factory.mktemp("lasting"), 3)
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Iterator[Place]:
+    """Three workers to kill."""
+    yield from place(tmp_path, 3)
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Iterator[Place]:
+    """One worker to kill."""
+    yield from place(tmp_path, 1)
+
+
+def test_a_cluster_builds_what_one_process_builds(lasting: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    batches = [
+        ways(faulty.SAME_CODE, faulty.OTHER_CODE),
+        ways(faulty.OTHER_CODE, faulty.REFUSED, faulty.WRONG),
+        ways(faulty.WRONG, faulty.HALF, faulty.KILLS_COMPILER, faulty.OTHER_CODE),
+        ways(faulty.HALF),
+        [],
+    ]
+    task = faulty.task(HOST)
+    with Builder() as builder:
+        alone = [functions(builder.build(task, batch)) for batch in batches]
+    with open_builders(lasting.address.removeprefix("tcp://")) as builders:
+        assert (builders.slots, builders.here) == (3, True)
+        futures = [builders.submit(task, batch) for batch in batches]
+        assert [functions(future.result()) for future in futures] == alone
+        (library,), _ = futures[3].result()
+        assert library.data.startswith(b"\x7fELF")
+        assert library.forms[library.reference] == ((64, "float32"), (64, "float32"))
+        (failure,) = futures[2].result()[1]
+        assert failure.failure == "build"
+        assert "compiler ended" in failure.detail
+        assert {lasting.worker_of(process.pid).pid for process in lasting.compilers()} <= {
+            worker.pid for worker in lasting.cluster.workers
+        }
+    assert wait_until(lambda: not lasting.compilers())
+    assert all(worker.poll() is None for worker in lasting.cluster.workers)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_choice_that_hangs_is_found(lasting: Place) -> None:
+    with DaskBuilders(lasting.address, Limits(library_seconds=5, kernel_seconds=1)) as builders:
+        future = builders.submit(faulty.task(HOST), ways(faulty.OTHER_CODE, faulty.COMPILES_FOREVER))
+        (library,), (failure,) = future.result()
+    assert (failure.choice, failure.failure) == ({"way": faulty.COMPILES_FOREVER}, "timeout")
+    assert [choice["way"] for choice, _ in library.functions] == [faulty.OTHER_CODE]
+
+
+def test_a_default_that_does_not_build_is_the_futures_error(lasting: Place) -> None:
+    with open_builders(lasting.address) as builders:
+        future = builders.submit(faulty.task(HOST, faulty.REFUSED), ways(faulty.OTHER_CODE))
+        assert isinstance(future.exception(), ToolchainError)
+
+
+def test_closing_ends_builds_on_the_workers(lasting: Place) -> None:
+    level = logging.getLogger("distributed").level
+    builders = open_builders(lasting.address)
+    futures = [builders.submit(gated.task(HOST), ways(way)) for way in range(150, 156)]
+    assert wait_until(lambda: len(gated.waiting(lasting.gate)) == 3, 60)
+    builders.close()
+    assert all(future.cancelled() for future in futures)
+    assert wait_until(lambda: not lasting.compilers())
+    builders.close()
+    assert builders.submit(gated.task(HOST), ways(150)).cancelled()
+    assert len(gated.waiting(lasting.gate)) == 3
+    assert logging.getLogger("distributed").level == level
+    with open_builders(lasting.address) as again:  # the workers are as they were
+        assert functions(again.submit(faulty.task(HOST), ways(faulty.OTHER_CODE)).result())[1] == []
+
+
+def test_a_worker_killed_while_it_builds_loses_nothing(three: Place) -> None:
+    batches = [ways(way, faulty.SAME_CODE) for way in range(100, 108)]
+    with open_builders(three.address) as builders:
+        futures = [builders.submit(gated.task(HOST), batch) for batch in batches]
+        assert wait_until(lambda: len(gated.waiting(three.gate)) == 3, 60)
+        way, compiler = 100, gated.waiting(three.gate)[100]
+        worker = three.worker_of(compiler)
+        worker.kill()
+        assert wait_until(lambda: not psutil.pid_exists(compiler))  # a compiler does not outlive its worker
+        assert wait_until(lambda: len(gated.compilers(three.gate, way)) == 2, 60)  # another worker's turn
+        gated.open_gate(three.gate)
+        built = [functions(future.result(timeout=120)) for future in futures]
+    assert [[list(names) for names in libraries] for libraries, _ in built] == [
+        [[choice["way"] for choice in batch]] for batch in batches
+    ]
+    assert all(failed == [] for _, failed in built)
+    assert wait_until(lambda: not three.compilers())
+
+
+def test_a_choice_that_kills_workers_is_a_failure(three: Place) -> None:
+    """This cluster lets an order kill two workers and no more."""
+    with open_builders(three.address) as builders:
+        future = builders.submit(gated.task(HOST), ways(100))
+        killed: set[int] = set()
+
+        def kill_next() -> bool:
+            for pid in gated.compilers(three.gate, 100):
+                if pid not in killed and psutil.pid_exists(pid):
+                    killed.add(pid)
+                    three.worker_of(pid).kill()
+                    return True
+            return False
+
+        assert wait_until(kill_next, 60)
+        assert wait_until(kill_next, 60)
+        libraries, (failure,) = future.result(timeout=60)
+    assert libraries == []
+    assert (failure.choice, failure.failure) == ({"way": 100}, "build")
+    assert "workers that compiled it ended" in failure.detail
+
+
+def test_workers_that_stay_away_are_an_error(one: Place) -> None:
+    with DaskBuilders(one.address, patience=1) as builders:
+        future = builders.submit(gated.task(HOST), ways(100))
+        assert wait_until(lambda: gated.waiting(one.gate), 60)
+        one.cluster.workers[0].kill()
+        error = future.exception(timeout=60)
+        assert isinstance(error, EnvironmentFailure)
+        assert "has no workers, for 1 s now" in error.message
+        assert error.where == one.address
+
+
+def test_a_worker_that_comes_late_goes_on(one: Place) -> None:
+    with open_builders(one.address) as builders:
+        future = builders.submit(gated.task(HOST), ways(100))
+        assert wait_until(lambda: gated.waiting(one.gate), 60)
+        one.cluster.workers[0].kill()
+        gated.open_gate(one.gate)
+        one.cluster.add_worker()
+        assert functions(future.result(timeout=60))[1] == []
+
+
+def test_a_scheduler_that_goes_is_an_error(one: Place) -> None:
+    with open_builders(one.address) as builders:
+        future = builders.submit(gated.task(HOST), ways(100))
+        assert wait_until(lambda: gated.waiting(one.gate), 60)
+        one.cluster.scheduler.kill()
+        error = future.exception(timeout=60)
+        assert isinstance(error, EnvironmentFailure)
+        assert error.message == "the connection to the Dask scheduler is lost."
+
+
+def test_a_cluster_without_workers(tmp_path: Path) -> None:
+    with (
+        dask_cluster(tmp_path / "cluster", 0, {}) as cluster,
+        pytest.raises(EnvironmentFailure, match="has no workers") as caught,
+    ):
+        open_builders(cluster.address)
+    assert f"dask worker {cluster.address}" in str(caught.value.advice)
+
+
+def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(dask_client, "CONNECT_SECONDS", 2.0)
+    with pytest.raises(EnvironmentFailure, match="no Dask scheduler answers"):
+        open_builders(f"127.0.0.1:{free_port()}")
+    with listener(b"") as port, pytest.raises(EnvironmentFailure, match="no Dask scheduler answers"):
+        open_builders(f"127.0.0.1:{port}")
+    with pytest.raises(EnvironmentFailure, match="no Dask scheduler answers"):
+        open_builders(f"tls://127.0.0.1:{free_port()}")  # without certificates
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["edgevit", "TVM", "Python"])
+def test_workers_of_another_installation(lasting: Place, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    theirs = cluster_worker.describe()
+    assert all("unknown" not in text for text in theirs.values())
+    monkeypatch.setattr(cluster_worker, "describe", pretending({**theirs, name: "9.9"}))
+    with pytest.raises(EnvironmentFailure, match=f"another installation: {name} .* there, 9.9 here"):
+        open_builders(lasting.address)
+
+
+def test_machines_without_edgevit_are_named(tmp_path: Path) -> None:
+    (tmp_path / "edgevit").mkdir()
+    (tmp_path / "edgevit" / "__init__.py").touch()  # hides the real one
+    without = {"PYTHONPATH": str(tmp_path)}
+    with dask_cluster(tmp_path / "one", 0, {}) as cluster:
+        cluster.add_worker(without)
+        cluster.wait_for(1)
+        with pytest.raises(EnvironmentFailure, match="a worker of the cluster cannot import this edgevit") as caught:
+            open_builders(cluster.address)
+    assert caught.value.where is not None
+    assert caught.value.where.startswith("tcp://127.0.0.1:")
+    assert caught.value.where != cluster.address
+    with (
+        dask_cluster(tmp_path / "two", 0, without) as cluster,
+        pytest.raises(EnvironmentFailure, match="the scheduler of the cluster cannot import this edgevit"),
+    ):
+        open_builders(cluster.address)
+
+
+def pretending(facts: dict[str, str]) -> Callable[[], dict[str, str]]:
+    def describe() -> dict[str, str]:
+        return facts
+
+    describe.__module__, describe.__qualname__ = cluster_worker.__name__, "describe"
+    return describe
+
+
+def test_a_worker_that_joins_is_checked(lasting: Place) -> None:
+    with pytest.raises(EnvironmentFailure, match="another installation: TVM"):
+        cluster_worker.compile_for("nobody", {**cluster_worker.describe(), "TVM": "9.9"}, b"", 1.0)
+
+
+def test_dask_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(UserError, match="needs Dask") as caught:
+        open_builders("tcp://127.0.0.1:8786")
+    assert "pip install 'edgevit[cluster]'" in str(caught.value.advice)
