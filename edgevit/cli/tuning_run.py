@@ -227,6 +227,8 @@ def _to_json(run: Run, plan: Plan, view: TuningView, command: str) -> dict[str, 
             model.name: {
                 "after_seconds": model.after,
                 "before_seconds": model.before,
+                "guessed_kernels": model.guessed,
+                "kernels": model.kernels,
                 "roofline_seconds": model.roofline,
             }
             for model in view.models

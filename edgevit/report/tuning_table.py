@@ -146,9 +146,12 @@ def _models(models: Sequence[ModelView], width: int, most: int) -> list[Text]:
 
 
 def _model(model: ModelView) -> str:
-    text = f"{printable(model.name)}: {seconds(model.before)} → {seconds(model.after)}"
+    about = "about " if model.guessed else ""
+    text = f"kernels of {printable(model.name)}: {about}{seconds(model.before)} → {seconds(model.after)}"
     if model.after:
         text += f" ({_ratio(model.before / model.after)})"
+    if model.guessed:
+        return f"{text}; {model.guessed} of {model.kernels} not measured yet, only guessed"
     if model.roofline and model.after:
         text += f", {_percent(model.roofline / model.after)} of the roofline"
     return text

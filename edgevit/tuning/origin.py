@@ -44,9 +44,21 @@ class Origin:
     provenance: str = ""
 
     def measured(
-        self, family: KernelFamily, workload: Any, choice: Mapping[str, int], samples: Sequence[float]
+        self,
+        family: KernelFamily,
+        workload: Any,
+        choice: Mapping[str, int],
+        samples: Sequence[float],
+        default_seconds: float | None = None,
     ) -> KernelRecord:
         """Latencies of calls on the device, in seconds.
+
+        Args:
+            family: of the kernel.
+            workload: that it computes.
+            choice: of its space.
+            samples: one of each round that counted.
+            default_seconds: median of the default choice, where it is known.
 
         Raises:
             ValueError: there is no device, it is emulated, or the samples are no latencies.
@@ -55,7 +67,7 @@ class Origin:
             **self._common(family, workload),
             choice=dict(choice),
             evidence="measured",
-            timing=Timing.of(samples),
+            timing=Timing.of(samples, default_seconds),
             device=self.facts,
         )
 

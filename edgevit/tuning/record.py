@@ -175,20 +175,32 @@ class Timing(_Schema):
         seconds: median.
         samples: measurements behind it; none for an estimate.
         quartiles: first and third quartile of the samples; None for an estimate.
+        default_seconds: median of the default choice there, which the samples were taken beside.
     """
 
     seconds: PositiveFloat
     samples: NonNegativeInt
     quartiles: tuple[PositiveFloat, PositiveFloat] | None = None
+    default_seconds: PositiveFloat | None = None
+
+    @property
+    def gain(self) -> float | None:
+        """How many times faster than the default; None where that is not known."""
+        return self.default_seconds / self.seconds if self.default_seconds else None
 
     @classmethod
-    def of(cls, samples: Sequence[float]) -> Self:
+    def of(cls, samples: Sequence[float], default_seconds: float | None = None) -> Self:
         """Median and quartiles of samples, to six digits: more would only make diffs longer."""
         ordered = sorted(samples)
         first, median, third = (
             statistics.quantiles(ordered, n=4, method="inclusive") if len(ordered) > 1 else ordered * 3
         )
-        return cls(seconds=_six(median), samples=len(ordered), quartiles=(_six(first), _six(third)))
+        return cls(
+            seconds=_six(median),
+            samples=len(ordered),
+            quartiles=(_six(first), _six(third)),
+            default_seconds=None if default_seconds is None else _six(default_seconds),
+        )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

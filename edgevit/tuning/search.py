@@ -350,7 +350,8 @@ class Tuner:
             entry.trials += 1
         entry.tried.add(key)
         if isinstance(outcome, Latency):
-            record = self._origin.measured(task.family, task.workload, outcome.choice, outcome.samples)
+            default = outcome.seconds if outcome.choice == task.default else entry.default_seconds
+            record = self._origin.measured(task.family, task.workload, outcome.choice, outcome.samples, default)
             self._log.append(record)
             entry.take(record)
             self.measured += not again

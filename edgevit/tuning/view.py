@@ -69,12 +69,16 @@ class ModelView:
         before: with every default; guessed where none is measured.
         after: with the best choices.
         roofline: of the device; None where it is not known for every kernel.
+        kernels: distinct ones.
+        guessed: of which nothing is measured yet.
     """
 
     name: str
     before: float
     after: float
     roofline: float | None = None
+    kernels: int = 0
+    guessed: int = 0
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,14 @@ def model_views(entries: Sequence[Progress], peaks: Peaks | None = None) -> tupl
     sums = model_latencies(entries, known) if len(known) == len(entries) else {}
     totals = model_latencies(entries, before)
     return tuple(
-        ModelView(name, totals[name], seconds, sums.get(name))
+        ModelView(
+            name,
+            totals[name],
+            seconds,
+            sums.get(name),
+            kernels=sum(name in entry.task.calls for entry in entries),
+            guessed=sum(name in entry.task.calls and entry.seconds is None for entry in entries),
+        )
         for name, seconds in model_latencies(entries, after).items()
     )
 

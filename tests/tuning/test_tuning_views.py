@@ -98,7 +98,7 @@ def test_the_table_fits_the_terminal_and_counts_what_it_leaves_out(width: int, h
     assert all(cell_len(line) <= width for line in lines)
     rows = sum(line.startswith("conv") for line in lines)
     assert rows == 40 or f"and {40 - rows} more tasks" in text
-    named = sum(line.startswith("model") for line in lines)
+    named = sum(line.startswith("kernels of") for line in lines)
     assert named == 9 or f"and {9 - named} more models" in text
 
 
@@ -107,7 +107,7 @@ def test_the_head_says_how_far_the_run_is() -> None:
     for part in ("12:05 of 1:00:00", "1,200 trials (6.1/s)", "2 builds waiting", "4 failures", "on Cortex-A76"):
         assert part in text
     assert "47:55 left at most" in text
-    assert "mobilevit-s: 14 ms → 11.2 ms (×1.25), 62% of the roofline" in text
+    assert "kernels of mobilevit-s: 14 ms → 11.2 ms (×1.25), 62% of the roofline" in text
 
 
 def test_time_left_is_that_of_the_nearer_limit() -> None:
@@ -130,7 +130,7 @@ def test_nothing_measured_and_nothing_known_is_shown_as_such() -> None:
 @pytest.mark.parametrize("width", [60, 100, 200])
 def test_the_summary_says_how_it_ended_and_what_was_gained(width: int) -> None:
     text = shown(tuning_summary(view(reason="interrupted"), width), width)
-    for part in ("mobilevit-s: 14 ms → 11.2 ms (×1.25)", "interrupted", "1,200 trials in 12:05", "3 build, 1 wrong"):
+    for part in ("kernels of mobilevit-s: 14 ms → 11.2 ms (×1.25)", "interrupted", "1,200 trials in 12:05", "3 build, 1 wrong"):
         assert part in text
     assert "and 25 more tasks" in text
     assert "measuring" not in text
@@ -178,7 +178,7 @@ def test_where_nobody_watches_there_is_a_line_a_minute_and_one_for_a_new_best() 
     lines = file.getvalue().splitlines()
     assert lines[0] == "conv 64→256 1x1 of 4096 +add+silu: 600 µs → 400 µs (×1.50)"
     assert [line.split(",")[0] for line in lines[1:]] == ["1:00 of 1:00:00", "2:00 of 1:00:00"]
-    assert "mobilevit-s: 14 ms → 11.2 ms (×1.25)" in lines[1]
+    assert "kernels of mobilevit-s: 14 ms → 11.2 ms (×1.25)" in lines[1]
     assert "\x1b" not in file.getvalue()
 
 
@@ -239,6 +239,7 @@ def test_views_of_real_tasks(small_model: Model) -> None:
     assert model.before == model.after >= found[0].calls * 2e-3
     assert model.roofline == pytest.approx(sum(each.calls * (each.roofline_seconds or 0) for each in found))
     assert model_views(entries)[0].roofline is None
+    assert (model.kernels, model.guessed) == (len(found), sum(entry.seconds is None for entry in entries))
     shown(tuning_table(view(entries=found, models=(model,)), 100, 24), 100)
 
 
