@@ -32,10 +32,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-CONFIRMATIONS = 4
-"""How often after a batch the best choice is measured again, while another one takes its place."""
-
-
 @dataclass(frozen=True)
 class Latency:
     """A choice that is right, and how long a call of its kernel takes.
@@ -222,7 +218,7 @@ def measure_twice(
             reference_seconds = outcome.seconds
         yield note(outcome)
     confirmed = {library.reference}
-    for _ in range(CONFIRMATIONS):
+    while True:
         best = min(found, key=lambda name: (found[name], name), default=library.reference)
         if best in confirmed or found[best] >= (best_seconds or reference_seconds or 0.0):
             return

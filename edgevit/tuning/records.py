@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import log2
 from pathlib import Path
 
+from edgevit.device.usage import cpu_model
 from edgevit.target_schema import Target
 from edgevit.tuning.layers import Layer, layer_files
 from edgevit.tuning.reading import Rejected, read_records
@@ -228,11 +229,13 @@ def load_tuning_log(target: Target, folder: Path | None = None, *, device: str |
     Args:
         target: that choices are for.
         folder: of further records, which are nearest.
-        device: processor's name of the device at hand, where that is known.
+        device: processor's name of the device at hand; None: this machine's if the target is this machine.
 
     Raises:
         UserError: ``folder`` does not exist.
     """
+    if device is None and target.name == "host":
+        device = cpu_model()
     found: list[tuple[Layer, Record]] = []
     rejected: list[Rejected] = []
     for layer, file in layer_files(folder, target):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 BATCH = 16
 """Choices that become one library."""
+FIRST_BATCH = 8
+"""Choices of a task's first batch at most: the default, what is best elsewhere, and little else."""
 MARGIN = 1.25
 """How much longer than those before it a batch may take without passing the end of the run's time."""
 _TICK_SECONDS = 0.5
@@ -288,7 +290,7 @@ class Tuner:
         if left and sum(priority for priority, _ in left) < self._budget.rest:
             return "settled"
         for _, entry in left:
-            timely = self._in_time(entry, count)
+            timely = self._in_time(entry, count if entry.tried else min(count, FIRST_BATCH))
             if timely < 1:
                 return "minutes"
             choices = self._propose(entry, timely)

@@ -122,10 +122,22 @@ def test_stale_records_are_counted_and_not_used() -> None:
 
 def test_a_choice_that_cannot_be_used_gives_way_to_the_next() -> None:
     found = log(measured({"rows": 1}, 1.0), measured({"rows": 2}, 2.0))
-    pick = found.find(KEY, lambda choice: choice["rows"] > 1)
+    pick = found.find(KEY, lambda choice, _: choice["rows"] > 1)
     assert pick is not None
     assert pick.choice == {"rows": 2}
-    assert found.find(KEY, lambda _: False) is None
+    assert found.find(KEY, lambda _choice, _threads: False) is None
+
+
+def test_the_later_of_two_measurements_counts_to_the_millisecond() -> None:
+    second = "2025-01-31T12:00:00"
+    for earlier, later in ((f"{second}Z", f"{second}.250Z"), (f"{second}.250Z", f"{second}.251Z")):
+        lucky = measured({"rows": 1}, 1.0, date=earlier)
+        again = measured({"rows": 1}, 3.0, date=later)
+        other = measured({"rows": 2}, 2.0, date=f"{second}Z")
+        assert log(again, lucky, other).best(KEY) == {"rows": 2}
+        assert log(lucky.model_copy(update={"date": later}), again.model_copy(update={"date": earlier}), other).best(
+            KEY
+        ) == {"rows": 1}
 
 
 def test_what_was_tried_need_not_be_tried_again() -> None:

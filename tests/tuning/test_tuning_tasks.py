@@ -13,11 +13,13 @@ from edgevit.compiler.kernels import in_space
 from edgevit.model import Model, from_proto, load
 from edgevit.targets import get_target
 from edgevit.tuning.candidates import Order
+from edgevit.tuning.layers import Layer
 from edgevit.tuning.proposing import propose
 from edgevit.tuning.records import TuningLog, choice_key
 from edgevit.tuning.space import Space
 from edgevit.tuning.tasks import Task, extract_tasks
 from edgevit.zoo.mobilevit import build_mobilevit
+from tests.tuning.making import measured
 
 RPI4 = get_target("rpi4")
 
@@ -115,3 +117,32 @@ def test_orders_can_be_sent_elsewhere(tasks: list[Task]) -> None:
     for task in tasks:
         order = Order(task.module, task.workload, task.target, (task.default,))
         assert pickle.loads(pickle.dumps(order)) == order
+
+
+def test_fewer_threads_than_cores_have_no_say_in_how_work_is_cut() -> None:
+    target = get_target("x86-64-v4")
+    model = from_proto(build_mobilevit("xxs", image_size=128))
+    cut = 0
+    for task, free in zip(
+        extract_tasks({"m": model}, target, threads=1), extract_tasks({"m": model}, target), strict=True
+    ):
+        count = getattr(task.family, "tasks", None)
+        assert set(map(choice_key, task.space)) <= set(map(choice_key, free.space))
+        if count is None or task.space.size < 2:
+            continue
+        least = min(2 * target.cores, count(task.workload, target, task.default))
+        found = [count(task.workload, target, choice) for choice in task.space]
+        assert min(found) >= least
+        cut += len(found) < free.space.size
+    assert cut > 10
+
+
+def test_a_choice_that_starves_cores_is_not_taken_from_one_thread() -> None:
+    target = get_target("x86-64-v4")
+    model = from_proto(build_mobilevit("xxs", image_size=128))
+    task = next(task for task in extract_tasks({"m": model}, target) if task.family.NAME == "conv")
+    serial = min(task.space, key=lambda choice: task.family.tasks(task.workload, target, choice))  # type: ignore[attr-defined]
+    for threads, taken in ((1, False), (target.cores, True)):
+        record = measured(serial, workload=task.key, target=target, threads=threads)
+        artifact = compile_model(model, target, tuning_log=TuningLog([(Layer.GIVEN, record)], target), verify=False)
+        assert (artifact.manifest.tuning.measured == 1) is taken
