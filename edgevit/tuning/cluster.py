@@ -23,7 +23,6 @@ from edgevit.tuning.compiler import Asked
 from edgevit.tuning.dask_client import (
     CONNECT_SECONDS,
     END_SECONDS,
-    SAME_EVERYWHERE,
     check_workers,
     connect,
     quiet,
@@ -151,12 +150,13 @@ class _Cluster:
         if self._closed:
             return
         self._closed = True
-        with contextlib.suppress(Exception):  # those that cannot be reached end what is idle by themselves
-            within(
-                self._client,
-                END_SECONDS,
-                lambda: self._client.run(cluster_worker.end_client, self._name, on_error="ignore"),
-            )
+        if self._client.status == "running":
+            with contextlib.suppress(Exception):  # those that cannot be reached end what is idle by themselves
+                within(
+                    self._client,
+                    END_SECONDS,
+                    lambda: self._client.run(cluster_worker.end_client, self._name, on_error="ignore"),
+                )
         self._stack.close()
 
     def _leave(self) -> None:
@@ -189,7 +189,9 @@ class _Cluster:
             raise
         except Exception as error:
             raise EnvironmentFailure(
-                f"a worker of the cluster cannot compile: {said(error)}.", where=self._address, advice=SAME_EVERYWHERE
+                f"a worker of the cluster cannot compile: {said(error)}.",
+                where=self._address,
+                advice=cluster_worker.SAME_EVERYWHERE,
             ) from error
 
     def _look(self) -> None:

@@ -20,6 +20,17 @@ from edgevit.tuning.compiler import Asked, Compiler
 IDLE_SECONDS = 300.0
 """How long compilers outlive the last order of a client that vanished."""
 
+SAME_EVERYWHERE = "Install the same edgevit on every machine of the cluster, and start its workers again."
+"""What to do about machines that differ."""
+
+_SOURCES = (
+    "compiler/**/*.py",
+    "link.py",
+    "target_schema.py",
+    "tuning/build_process.py",
+    "tuning/candidates.py",
+    "tuning/cluster_worker.py",
+)
 _COMPARED = ("edgevit", "TVM", "Python")
 
 _clients: dict[str, _Compilers] = {}
@@ -62,13 +73,21 @@ def compile_for(client: str, ours: Mapping[str, str], order: bytes, limit: float
     if compilers is None:
         found = differences(describe(), ours)
         if found:  # workers may join a cluster at any time
-            raise EnvironmentFailure(f"a worker that joined the cluster is another installation: {found}.")
+            raise EnvironmentFailure(
+                f"a worker that joined the cluster is another installation: {found}.",
+                where=platform.node(),
+                advice=SAME_EVERYWHERE,
+            )
         with _lock:
             compilers = _clients.setdefault(client, _Compilers())
     try:
         return compilers.ask(order, limit)
     except OSError as error:
-        raise EnvironmentFailure(f"a worker of the cluster cannot start a compiler: {error}.") from error
+        raise EnvironmentFailure(
+            f"a worker of the cluster cannot start a compiler: {error}.",
+            where=platform.node(),
+            advice="Give that machine what it lacks, or take its workers out of the cluster.",
+        ) from error
 
 
 def end_client(client: str) -> None:
@@ -144,9 +163,10 @@ def _version(distribution: str) -> str:
 
 
 def _sources() -> str:
-    """Digest of edgevit's modules: two checkouts may have the same version and write other kernels."""
+    """Digest of the modules that write kernels: two checkouts of the same version may differ in them."""
     folder = Path(__file__).parents[1]
+    paths = [path for pattern in _SOURCES for path in folder.glob(pattern)]
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py"), key=lambda path: path.relative_to(folder).as_posix()):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in paths):
+        digest.update(f"{name}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import warnings
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,8 +24,6 @@ CHECK_SECONDS = 30.0
 """How long all workers together may take to say what they are; they import edgevit for it."""
 END_SECONDS = 5.0
 """How long leaving may take."""
-
-SAME_EVERYWHERE = "Install the same edgevit on every machine of the cluster, and start its workers again."
 
 _NOISY = ("distributed", "tornado", "asyncio")
 
@@ -57,6 +57,8 @@ def connect(address: str) -> Client:
             advice="Install it with pip install 'edgevit[cluster]'.",
         ) from error
     try:
+        if address.startswith("tcp:"):
+            _greet(address)
         with warnings.catch_warnings():
             # Of other versions of what Dask needs; what edgevit needs is checked.
             warnings.filterwarnings("ignore", module=r"distributed\.")
@@ -64,8 +66,9 @@ def connect(address: str) -> Client:
                 address, timeout=CONNECT_SECONDS, name="edgevit", set_as_default=False, direct_to_workers=False
             )
     except Exception as error:
+        late = isinstance(error, TimeoutError | asyncio.TimeoutError)
         raise EnvironmentFailure(
-            f"no Dask scheduler answers: {said(error)}.",
+            f"no Dask scheduler answers: {f'{CONNECT_SECONDS:.0f} s passed' if late else said(error)}.",
             where=address,
             advice="Start one with 'dask scheduler', and workers with 'dask worker ADDRESS'.",
         ) from error
@@ -127,6 +130,22 @@ def quiet() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
+def _greet(address: str) -> None:
+    """Exchange greetings as Dask does, but with a time limit: Dask waits forever for one who accepts and is silent.
+
+    Raises:
+        Exception: nobody listens there, or something other than Dask.
+    """
+    from distributed.comm import connect as dial
+
+    async def greet() -> None:
+        connection = await dial(address, timeout=CONNECT_SECONDS)
+        connection.abort()
+
+    with ThreadPoolExecutor(1) as thread:  # this one may have a loop of its own
+        thread.submit(lambda: asyncio.run(asyncio.wait_for(greet(), CONNECT_SECONDS + 1))).result()
+
+
 async def _ask_scheduler(client: Client) -> dict[str, str] | Exception:
     """What the scheduler says of itself, or why it cannot."""
     try:
@@ -140,10 +159,14 @@ async def _ask_scheduler(client: Client) -> dict[str, str] | Exception:
 def _compare(who: str, where: str, theirs: Mapping[str, str] | Exception, ours: Mapping[str, str]) -> None:
     if isinstance(theirs, Exception):
         raise EnvironmentFailure(
-            f"{who} of the cluster cannot import this edgevit: {said(theirs)}.", where=where, advice=SAME_EVERYWHERE
+            f"{who} of the cluster cannot import this edgevit: {said(theirs)}.",
+            where=where,
+            advice=cluster_worker.SAME_EVERYWHERE,
         )
     found = cluster_worker.differences(theirs, ours)
     if found:
         raise EnvironmentFailure(
-            f"{who} of the cluster is another installation: {found}.", where=where, advice=SAME_EVERYWHERE
+            f"{who} of the cluster is another installation: {found}.",
+            where=where,
+            advice=cluster_worker.SAME_EVERYWHERE,
         )

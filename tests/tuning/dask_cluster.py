@@ -6,12 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from tests.device.processes import kill_tree, wait_until
+import psutil
+
+from tests.device.processes import MARK, kill_tree, marked, wait_until
+from tests.tuning import gated_family as gated
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,3 +93,33 @@ def dask_cluster(folder: Path, workers: int, environment: Mapping[str, str]) -> 
         yield cluster
     finally:
         cluster.close()
+
+
+@dataclass
+class Place:
+    """A cluster, the folder where its compilers wait for a gate, and a mark on all its processes."""
+
+    cluster: DaskCluster
+    gate: Path
+    mark: str
+
+    @property
+    def address(self) -> str:
+        return self.cluster.address
+
+    def compilers(self) -> list[psutil.Process]:
+        return marked(self.mark, containing="build_process")
+
+    def worker_of(self, pid: int) -> psutil.Process:
+        """The Dask worker whose compiler that is."""
+        workers = {worker.pid for worker in self.cluster.workers}
+        return next(parent for parent in psutil.Process(pid).parents() if parent.pid in workers)
+
+
+def place(folder: Path, workers: int) -> Iterator[Place]:
+    """A place with that many workers, for a fixture; afterwards nothing is left of it."""
+    mark, gate = uuid.uuid4().hex, folder / "gate"
+    gate.mkdir()
+    with dask_cluster(folder / "cluster", workers, {MARK: mark, gated.FOLDER: str(gate)}) as cluster:
+        yield Place(cluster, gate, mark)
+    assert wait_until(lambda: not marked(mark)), [process.cmdline() for process in marked(mark)]

@@ -20,6 +20,7 @@ from edgevit.tuning.builders import LocalBuilders, open_builders
 from tests.device.processes import MARK, marked, wait_until
 from tests.tuning import faulty_family as faulty
 from tests.tuning import gated_family as gated
+from tests.tuning.batches import functions, ways
 
 HOST = get_target("host")
 
@@ -46,17 +47,6 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv(gated.FOLDER, str(folder))
     return folder
-
-
-def ways(*numbers: int) -> list[dict[str, int]]:
-    return [{"way": number} for number in numbers]
-
-
-def functions(built: Built) -> tuple[list[dict[int, str]], list[int]]:
-    """Functions of each library's choices, and choices that failed."""
-    libraries, failures = built
-    names = [{choice["way"]: name for choice, name in library.functions} for library in libraries]
-    return names, [failure.choice["way"] for failure in failures]
 
 
 def test_builders_together_build_what_one_builds() -> None:
@@ -141,6 +131,7 @@ PROGRAM = """
 from edgevit.targets import get_target
 from edgevit.tuning.builders import open_builders
 from tests.tuning import gated_family as gated
+from tests.tuning.batches import functions, ways
 builders = open_builders(2)
 futures = [builders.submit(gated.task(get_target("host")), [{"way": way}]) for way in (100, 101, 102)]
 futures[0].result()

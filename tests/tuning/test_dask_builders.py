@@ -1,4 +1,4 @@
-"""A Dask cluster builds what one process builds, whatever happens to its workers.
+"""A Dask cluster builds what one process builds.
 
 Scheduler and workers are real processes, as the ``dask`` program starts them.
 """
@@ -6,13 +6,13 @@ Scheduler and workers are real processes, as the ``dask`` program starts them.
 from __future__ import annotations
 
 import logging
+import pickle
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import CancelledError
 from pathlib import Path
 
-import psutil
 import pytest
 
 from edgevit.errors import EnvironmentFailure, ToolchainError, UserError
@@ -20,63 +20,23 @@ from edgevit.targets import get_target
 from edgevit.tuning import cluster_worker, dask_client
 from edgevit.tuning.build import Builder, Limits
 from edgevit.tuning.builders import open_builders
+from edgevit.tuning.candidates import Compiled, Order
 from edgevit.tuning.cluster import DaskBuilders
 from tests.device.processes import MARK, free_port, listener, marked, wait_until
 from tests.tuning import faulty_family as faulty
 from tests.tuning import gated_family as gated
-from tests.tuning.dask_cluster import DaskCluster, dask_cluster
-from tests.tuning.test_builders import functions, ways
+from tests.tuning.batches import functions, ways
+from tests.tuning.dask_cluster import Place, dask_cluster, place
 
 pytest.importorskip("distributed")
 
 HOST = get_target("host")
 
 
-@dataclass
-class Place:
-    """A cluster, the folder where its compilers wait for a gate, and a mark on all its processes."""
-
-    cluster: DaskCluster
-    gate: Path
-    mark: str
-
-    @property
-    def address(self) -> str:
-        return self.cluster.address
-
-    def compilers(self) -> list[psutil.Process]:
-        return marked(self.mark, containing="build_process")
-
-    def worker_of(self, pid: int) -> psutil.Process:
-        """The Dask worker whose compiler that is."""
-        workers = {worker.pid for worker in self.cluster.workers}
-        return next(parent for parent in psutil.Process(pid).parents() if parent.pid in workers)
-
-
-def place(folder: Path, workers: int) -> Iterator[Place]:
-    mark, gate = uuid.uuid4().hex, folder / "gate"
-    gate.mkdir()
-    with dask_cluster(folder / "cluster", workers, {MARK: mark, gated.FOLDER: str(gate)}) as cluster:
-        yield Place(cluster, gate, mark)
-    assert wait_until(lambda: not marked(mark)), [process.cmdline() for process in marked(mark)]
-
-
 @pytest.fixture(scope="module")
 def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """Three workers that no test harms."""
     yield from place(tmp_path_factory.mktemp("lasting"), 3)
-
-
-@pytest.fixture
-def three(tmp_path: Path) -> Iterator[Place]:
-    """Three workers to kill."""
-    yield from place(tmp_path, 3)
-
-
-@pytest.fixture
-def one(tmp_path: Path) -> Iterator[Place]:
-    """One worker to kill."""
-    yield from place(tmp_path, 1)
 
 
 def test_a_cluster_builds_what_one_process_builds(lasting: Place, capfd: pytest.CaptureFixture[str]) -> None:
@@ -138,78 +98,6 @@ def test_closing_ends_builds_on_the_workers(lasting: Place) -> None:
         assert functions(again.submit(faulty.task(HOST), ways(faulty.OTHER_CODE)).result())[1] == []
 
 
-def test_a_worker_killed_while_it_builds_loses_nothing(three: Place) -> None:
-    batches = [ways(way, faulty.SAME_CODE) for way in range(100, 108)]
-    with open_builders(three.address) as builders:
-        futures = [builders.submit(gated.task(HOST), batch) for batch in batches]
-        assert wait_until(lambda: len(gated.waiting(three.gate)) == 3, 60)
-        way, compiler = 100, gated.waiting(three.gate)[100]
-        worker = three.worker_of(compiler)
-        worker.kill()
-        assert wait_until(lambda: not psutil.pid_exists(compiler))  # a compiler does not outlive its worker
-        assert wait_until(lambda: len(gated.compilers(three.gate, way)) == 2, 60)  # another worker's turn
-        gated.open_gate(three.gate)
-        built = [functions(future.result(timeout=120)) for future in futures]
-    assert [[list(names) for names in libraries] for libraries, _ in built] == [
-        [[choice["way"] for choice in batch]] for batch in batches
-    ]
-    assert all(failed == [] for _, failed in built)
-    assert wait_until(lambda: not three.compilers())
-
-
-def test_a_choice_that_kills_workers_is_a_failure(three: Place) -> None:
-    """This cluster lets an order kill two workers and no more."""
-    with open_builders(three.address) as builders:
-        future = builders.submit(gated.task(HOST), ways(100))
-        killed: set[int] = set()
-
-        def kill_next() -> bool:
-            for pid in gated.compilers(three.gate, 100):
-                if pid not in killed and psutil.pid_exists(pid):
-                    killed.add(pid)
-                    three.worker_of(pid).kill()
-                    return True
-            return False
-
-        assert wait_until(kill_next, 60)
-        assert wait_until(kill_next, 60)
-        libraries, (failure,) = future.result(timeout=60)
-    assert libraries == []
-    assert (failure.choice, failure.failure) == ({"way": 100}, "build")
-    assert "workers that compiled it ended" in failure.detail
-
-
-def test_workers_that_stay_away_are_an_error(one: Place) -> None:
-    with DaskBuilders(one.address, patience=1) as builders:
-        future = builders.submit(gated.task(HOST), ways(100))
-        assert wait_until(lambda: gated.waiting(one.gate), 60)
-        one.cluster.workers[0].kill()
-        error = future.exception(timeout=60)
-        assert isinstance(error, EnvironmentFailure)
-        assert "has no workers, for 1 s now" in error.message
-        assert error.where == one.address
-
-
-def test_a_worker_that_comes_late_goes_on(one: Place) -> None:
-    with open_builders(one.address) as builders:
-        future = builders.submit(gated.task(HOST), ways(100))
-        assert wait_until(lambda: gated.waiting(one.gate), 60)
-        one.cluster.workers[0].kill()
-        gated.open_gate(one.gate)
-        one.cluster.add_worker()
-        assert functions(future.result(timeout=60))[1] == []
-
-
-def test_a_scheduler_that_goes_is_an_error(one: Place) -> None:
-    with open_builders(one.address) as builders:
-        future = builders.submit(gated.task(HOST), ways(100))
-        assert wait_until(lambda: gated.waiting(one.gate), 60)
-        one.cluster.scheduler.kill()
-        error = future.exception(timeout=60)
-        assert isinstance(error, EnvironmentFailure)
-        assert error.message == "the connection to the Dask scheduler is lost."
-
-
 def test_a_cluster_without_workers(tmp_path: Path) -> None:
     with (
         dask_cluster(tmp_path / "cluster", 0, {}) as cluster,
@@ -267,8 +155,23 @@ def pretending(facts: dict[str, str]) -> Callable[[], dict[str, str]]:
 
 
 def test_a_worker_that_joins_is_checked(lasting: Place) -> None:
-    with pytest.raises(EnvironmentFailure, match="another installation: TVM"):
+    with pytest.raises(EnvironmentFailure, match="joined the cluster is another installation: TVM"):
         cluster_worker.compile_for("nobody", {**cluster_worker.describe(), "TVM": "9.9"}, b"", 1.0)
+
+
+def test_compilers_of_a_client_that_vanished_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_worker, "IDLE_SECONDS", 0.5)
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv(MARK, mark)
+    ours = cluster_worker.describe()
+    order = pickle.dumps(Order(faulty.__name__, faulty.Workload(64), HOST, ({"way": faulty.RIGHT},)))
+    assert isinstance(cluster_worker.compile_for(mark, ours, order, 60.0), Compiled)
+    assert wait_until(lambda: not marked(mark))
+    assert isinstance(cluster_worker.compile_for(mark, ours, order, 60.0), Compiled)  # it was only slow
+    cluster_worker.end_client(mark)
+    assert marked(mark) == []
+    with pytest.raises(CancelledError):
+        cluster_worker.compile_for(mark, ours, order, 60.0)
 
 
 def test_dask_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
