@@ -8,7 +8,7 @@ logarithms. What the nearest one gained over its own default says whether its ch
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from math import log2

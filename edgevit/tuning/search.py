@@ -36,7 +36,7 @@ MARGIN = 1.25
 """How much longer than those before it a batch may take without passing the end of the run's time."""
 _TICK_SECONDS = 0.5
 KIN = 4
-"""Other workloads of the family, most alike in size, whose best choices are tried."""
+"""Other workloads of the family, most alike, whose best choices are tried."""
 
 Reason = Literal["minutes", "trials", "settled", "exhausted", "interrupted"]
 """Why a run ended: its time or trials are spent, what is left cannot matter, everything was tried, or Ctrl-C."""
@@ -396,9 +396,11 @@ def _alike(devices: Sequence[Measurer]) -> DeviceInfo:
     return first
 
 
-def _distance(one: Task, other: Task) -> float:
-    """How far apart the work of two tasks is."""
-    return abs(math.log((one.workload.flops + 1) / (other.workload.flops + 1)))
+def _distance(one: Task, other: Task) -> tuple[float, float]:
+    """How far apart the work of two tasks is: those that are alike but for their sizes come first."""
+    sizes = one.signature.distance(other.signature)
+    work = abs(math.log((one.workload.flops + 1) / (other.workload.flops + 1)))
+    return (math.inf if sizes is None else sizes), work
 
 
 def _measured_here(

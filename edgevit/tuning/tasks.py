@@ -19,8 +19,10 @@ import numpy as np
 
 from edgevit.compiler.kernels import least_tasks
 from edgevit.target_schema import Target
+from edgevit.tuning.alike import Signature, signature
 from edgevit.tuning.records import Choice, TuningLog
 from edgevit.tuning.space import Space
+from edgevit.tuning.workloads import describe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,6 +70,11 @@ class Task:
     def layout(self) -> tuple[str, ...]:
         """Names of the choices that the packed weights depend on."""
         return tuple(getattr(self.family, "LAYOUT", ()))
+
+    @cached_property
+    def signature(self) -> Signature:
+        """What tells which other tasks are alike."""
+        return signature(describe(self.family, self.workload))
 
     @cached_property
     def default(self) -> Choice:
