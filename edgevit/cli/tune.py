@@ -81,6 +81,7 @@ def tune(
     Every result is written the moment it is known: a run that ended, in whatever way, goes on with the same command.
     Under --emulate only the path is tried: nothing is timed, and no latency is recorded.
     """
+    from edgevit.cli.tuning_estimate import estimate_choices
     from edgevit.cli.tuning_run import Request, keep_records, run_tuning
 
     keeping = {"--status": status, "--export": export is not None, "--merge": merge, "--prune": prune}
@@ -101,6 +102,11 @@ def tune(
         plot=plot,
         as_json=as_json,
     )
+    if estimate:
+        places = {"--rpc": rpc, "--tracker": tracker, "--ssh": ssh, "--emulate": emulate, "--local": local}
+        beside = {**places, "--workers": workers, "--devices": devices, "--plot": plot}
+        estimate_choices(request, [name for name, given in beside.items() if given])
+        return
     where = {"rpc": rpc or (), "tracker": tracker, "key": key, "ssh": ssh or (), "emulate": emulate, "local": local}
     if run_tuning(request, where, devices, timeout) == "interrupted":
         raise typer.Exit(_INTERRUPTED)

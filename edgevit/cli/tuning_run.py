@@ -79,12 +79,12 @@ def run_tuning(request: Request, where: Mapping[str, Any], devices: int | None, 
     from edgevit.tuning.run import open_run
 
     begun = time.monotonic()
-    _check_limits(request)
+    check_limits(request)
     display = TuningDisplay(status())
     with ExitStack() as stack:
         with steps() as shown:
             shown.stage("load")
-            target, models = _load(request)
+            target, models = load_models(request)
             shown.stage("look for devices")
             places = find_places(
                 target, **where, devices=devices, threads=request.threads, timeout=timeout, progress=shown.build
@@ -95,6 +95,8 @@ def run_tuning(request: Request, where: Mapping[str, Any], devices: int | None, 
             reason = _run(run, plan, display)
         view = _view(run, plan, reason)
     _report(request, run, plan, view)
+    if request.plot is not None and run.tuner.measured:
+        _plot(request.plot, run, plan)  # last: it may fail
     return reason
 
 
@@ -109,7 +111,13 @@ def _run(run: Run, plan: Plan, display: TuningDisplay) -> Reason:
         return "interrupted"
 
 
-def _check_limits(request: Request) -> None:
+def check_limits(request: Request) -> None:
+    """Refuse what can be refused before anything is loaded.
+
+    Raises:
+        UserError: no model, a limit that is none, or a plot that cannot be written.
+        EnvironmentFailure: what draws plots is not installed.
+    """
     if not request.models:
         raise UserError("no model was given.", advice="Name an ONNX file, or ask for --status.")
     if request.minutes is not None and not 0 < request.minutes < float("inf"):
@@ -118,9 +126,13 @@ def _check_limits(request: Request) -> None:
         from edgevit.report.tuning_plot import check_plot
 
         check_plot(request.plot)
+        if not request.plot.absolute().parent.is_dir():
+            raise UserError(
+                "the folder of the plot does not exist.", where=str(request.plot), advice="Make it, or choose another."
+            )
 
 
-def _load(request: Request) -> tuple[Target, dict[str, Model]]:
+def load_models(request: Request) -> tuple[Target, dict[str, Model]]:
     """The target and the models, by names that tell them apart."""
     from edgevit.model import load, parse_resolutions
     from edgevit.targets import get_target, validate_for_compiler
@@ -182,11 +194,9 @@ def _view(run: Run, plan: Plan, reason: Reason | None = None) -> TuningView:
 
 
 def _report(request: Request, run: Run, plan: Plan, view: TuningView) -> None:
-    """Print the summary, the plot and how to go on."""
+    """Print the summary and how to go on."""
     from edgevit.cli.output import console, print_json
 
-    if request.plot is not None and run.tuner.measured:
-        _plot(request.plot, run, plan)
     command = shlex.join(["edgevit", *(part for part in sys.argv[1:] if part != "--no-resume")])
     if request.as_json:
         print_json(_to_json(run, plan, view, command))

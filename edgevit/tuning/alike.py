@@ -1,25 +1,18 @@
-"""What was learned of one workload, used for another that is like it and that nobody has tuned.
+"""Which workloads are so alike that what is best for one is worth a trial for the other.
 
 Two workloads are alike if a family describes them in the same words, with the same small numbers (kernels, strides,
 pads), and only sizes (channels, pixels, heads) differ. The nearer of two has the smaller sum of the sizes' ratios, as
-logarithms. What the nearest one gained over its own default says whether its choice is worth taking over.
+logarithms. It takes a trial: choices that were taken over without one were as often slower than the default.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from math import log2
 
-from edgevit.tuning.record import About, KernelRecord
-from edgevit.tuning.records import Choice
-
-LEAST_GAIN = 1.05
-"""How many times faster than its default a choice must have been to be taken over unmeasured."""
-FARTHEST = 4.0
-"""Sum of the sizes' ratios, as logarithms to the base 2, beyond which nothing is taken over."""
+from edgevit.tuning.record import About
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _SMALL = 6
@@ -59,24 +52,3 @@ def signature(about: About) -> Signature:
 
     text = _NUMBER.sub(keep, about.shape)
     return Signature(f"{about.family} {about.dtype} {text} {about.epilogue}", tuple(sizes))
-
-
-def take_over(about: About, best: Iterable[KernelRecord], usable: Callable[[Choice, int], bool]) -> KernelRecord | None:
-    """The record whose choice a workload without any should take; None where its default is the better guess.
-
-    Args:
-        about: the workload.
-        best: measured record of the best choice of each other workload of the target.
-        usable: tells whether the workload can take a choice that is good for so many threads.
-    """
-    own = signature(about)
-    near: list[tuple[float, str, KernelRecord]] = []
-    for record in best:
-        distance = own.distance(signature(record.about)) if record.about.family == about.family else None
-        if distance is not None and distance <= FARTHEST:
-            near.append((distance, record.workload, record))
-    for _, _, record in sorted(near, key=lambda entry: entry[:2])[:1]:
-        gain = record.timing.gain
-        if gain is not None and gain >= LEAST_GAIN and usable(dict(record.choice), record.threads):
-            return record
-    return None
