@@ -116,7 +116,8 @@ class TuningInfo(_Schema):
 
     Attributes:
         records_sha256: of the records that did, None when none did.
-        measured, borrowed, estimated: number of distinct kernels shaped by such records.
+        measured, borrowed, estimated: number of distinct kernels shaped by such records, functions that TVM imported
+            among them.
         default: number of distinct kernels in their family's default shape.
     """
 

@@ -106,7 +106,7 @@ def _run(run: Run, plan: Plan, display: TuningDisplay) -> Reason:
             display.update(_view(run, plan))
 
     try:
-        return run.tuner.run(tick).reason
+        return run.go(tick)
     except KeyboardInterrupt:
         return "interrupted"
 
@@ -195,7 +195,7 @@ def _view(run: Run, plan: Plan, reason: Reason | None = None) -> TuningView:
 
 def _report(request: Request, run: Run, plan: Plan, view: TuningView) -> None:
     """Print the summary and how to go on."""
-    from edgevit.cli.output import console, print_json
+    from edgevit.cli.output import console, print_json, shown
 
     command = shlex.join(["edgevit", *(part for part in sys.argv[1:] if part != "--no-resume")])
     if request.as_json:
@@ -205,11 +205,30 @@ def _report(request: Request, run: Run, plan: Plan, view: TuningView) -> None:
 
     printer = console()
     printer.print(tuning_summary(view, printer.width))
+    for line in _imported_lines(run):
+        printer.print(shown(line), soft_wrap=True)
     if run.emulated:
         printer.print("an emulator's times mean nothing: no latency was recorded")
     printer.print(f"records: {plan.log}", soft_wrap=True, markup=False)
     if view.reason in _UNFINISHED:
         printer.print(f"go on with: {command}", soft_wrap=True, markup=False)
+
+
+def _imported_lines(run: Run) -> list[str]:
+    """What came of the functions that TVM imports."""
+    from edgevit.report.units import seconds
+
+    found = run.imported
+    if found is None:
+        return []
+    failed = "".join(f", {count} {kind}" for kind, count in sorted(found.failures.items()))
+    lines = [f"functions of TVM's: {found.trials} trials, {found.measured} measured{failed}"]
+    if not run.emulated:
+        lines += [
+            f"functions of TVM's in {model}: {seconds(before)} → {seconds(found.after[model])}"
+            for model, before in found.before.items()
+        ]
+    return [*lines, *(f"not tuned, does not build: {name}" for name in found.unbuilt)]
 
 
 def _plot(path: Path, run: Run, plan: Plan) -> None:
@@ -231,6 +250,7 @@ def _to_json(run: Run, plan: Plan, view: TuningView, command: str) -> dict[str, 
         "devices": [device.model_dump(mode="json") for device in run.devices],
         "elapsed_seconds": view.elapsed,
         "failures": dict(view.failures),
+        "imported": asdict(run.imported) if run.imported else None,
         "log": str(plan.log),
         "measured": run.tuner.measured,
         "models": {

@@ -8,6 +8,7 @@ are shared by all.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,16 +20,19 @@ from edgevit.compiler.entry import build_module, placeholder, segment_entry
 from edgevit.compiler.graph import Graph, Node, Tensor
 from edgevit.compiler.prepare import prepare
 from edgevit.compiler.program import KernelCall, KernelLibrary, ProgramBuilder, Segment
-from edgevit.compiler.rest import REST, import_nodes, schedule_rest
+from edgevit.compiler.rest import REST, SEGMENT, fuse_rest, import_nodes, schedule_rest
 from edgevit.compiler.roads import MULTIPLYING, Roads, operators, with_rest
 from edgevit.errors import EdgevitError, ToolchainError
 from edgevit.target_schema import Target
+from edgevit.tuning.record import TvmRecord
 from edgevit.tuning.records import Pick, TuningLog
 
 if TYPE_CHECKING:
     import tvm
 
     from edgevit.model import Model
+
+_LOG = logging.getLogger(__name__)
 
 ENTRY = "main"
 """Name of the function that computes the model; at the second image size it is ``main_2``, and so on."""
@@ -64,12 +68,14 @@ class Lowered:
         weights: constants of all kernels, which the linker takes into the library.
         programs: one for each image size, in the order asked for.
         rest_kernels: kernels of what TVM imported, by the schedule they took.
+        rest_records: tuning records whose schedules those took.
     """
 
     executable: tvm.runtime.Executable
     weights: bytes
     programs: tuple[Program, ...]
     rest_kernels: dict[str, int]
+    rest_records: tuple[TvmRecord, ...] = ()
 
     @property
     def kernels(self) -> dict[str, int]:
@@ -114,23 +120,55 @@ def lower(models: Sequence[Model], target: Target, records: TuningLog) -> Lowere
 
 
 def _lower(graphs: Sequence[Graph], target: Target, records: TuningLog) -> Lowered:
-    from tvm import ir, relax
+    from edgevit.tuning.tvm_schedules import TvmSchedules
 
-    library = KernelLibrary(target, records)
-    code = _Code(relax.BlockBuilder(), library, ir.GlobalVar("clock"))
-    # The largest image decides how weights are packed: there a poor layout would cost most.
-    order = sorted(range(len(graphs)), key=lambda index: -sum(tensor.size for tensor in graphs[index].inputs))
-    programs = {index: _Lowering(graphs[index], code, f"_{index + 1}" if index else "").run() for index in order}
+    code, programs = _written(graphs, target, records)
+    library = code.library
     kernels = {library.variables[name]: function for name, function in library.functions.items()}
     if kernels:
         kernels[code.clock] = clock_function(target)
-    module, rest_kernels = schedule_rest(code.builder.get(), target)
+    tuned = TvmSchedules(records.tvm, target.cores)
+    module, rest_kernels = schedule_rest(code.builder.get(), target, tuned)
+    for workload, count in Counter(tuned.refused).items():
+        _LOG.warning("%s: %d tuning records do not apply and were passed over", workload, count)
     return Lowered(
         build_module(module, target, kernels, code.bodies),
         library.weights.block(),
-        tuple(programs[index] for index in range(len(graphs))),
+        programs,
         rest_kernels,
+        tuple(tuned.used),
     )
+
+
+def imported_module(model: Model, target: Target) -> Any | None:
+    """A model's Relax functions, with what no kernel family covers as fused TIR functions that nobody has scheduled.
+
+    Returns:
+        The module; None where families cover everything.
+
+    Raises:
+        ModelError: TVM's importer refuses a node that no family covers.
+    """
+    import tvm
+
+    with tvm.target.Target(target.tvm_target()):
+        graph = prepare(model, target)
+        library = KernelLibrary(target, TuningLog())
+        if all(node.op == "reshape" or library.claim(node) is not None for node in graph.nodes):
+            return None
+        code, _ = _written([graph], target, TuningLog())
+        return fuse_rest(code.builder.get(), target)
+
+
+def _written(graphs: Sequence[Graph], target: Target, records: TuningLog) -> tuple[_Code, tuple[Program, ...]]:
+    """Write the functions of all image sizes."""
+    from tvm import ir, relax
+
+    code = _Code(relax.BlockBuilder(), KernelLibrary(target, records), ir.GlobalVar("clock"))
+    # The largest image decides how weights are packed: there a poor layout would cost most.
+    order = sorted(range(len(graphs)), key=lambda index: -sum(tensor.size for tensor in graphs[index].inputs))
+    programs = {index: _Lowering(graphs[index], code, f"_{index + 1}" if index else "").run() for index in order}
+    return code, tuple(programs[index] for index in range(len(graphs)))
 
 
 @dataclass(frozen=True)
@@ -229,7 +267,7 @@ class _Lowering:
         from tvm import relax
 
         bodies = self.code.bodies
-        name = f"segment{len(bodies)}"
+        name = f"{SEGMENT}{len(bodies)}"
         bodies[name] = segment_entry(segment, self.code.library, self.code.clock if profile else None)
         # Relax merges functions that look alike, and placeholders do.
         variable = self.builder.add_func(placeholder(bodies[name]).with_attr("segment", name), name)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgevit.compiler.graph import Graph, Node, Tensor
 from edgevit.errors import ModelError
 from edgevit.target_schema import Target
 
+if TYPE_CHECKING:
+    from edgevit.tuning.tvm_schedules import TvmSchedules
+
 REST = "rest"
 """What the names of imported functions begin with."""
+SEGMENT = "segment"
+"""What the names of functions begin with that call kernels of ours."""
 
 
 def import_nodes(
@@ -89,21 +94,13 @@ def to_onnx(nodes: Sequence[Node], graph: Graph) -> tuple[Any, list[Tensor], lis
     return helper.make_model(graph_proto, opset_imports=opsets), inputs, outputs
 
 
-def schedule_rest(module: Any, target: Target) -> tuple[Any, dict[str, int]]:
-    """Turn what TVM imported into scheduled loops; a module without such operators stays as it is.
-
-    Returns:
-        The module, and how many kernels each schedule took.
-    """
+def fuse_rest(module: Any, target: Target) -> Any | None:
+    """What TVM imported as fused TIR functions that nobody has scheduled; None for a module without such operators."""
     import tvm
     from tvm import relax
 
-    from edgevit.compiler.kernels.default import schedule_kernels
-
-    names = [name.name_hint for name in module.get_global_vars()]
-    if not any(name.startswith(REST) for name in names):
-        return module, {}
-    ours = {name for name in names if name.startswith("segment")}
+    if not any(name.name_hint.startswith(REST) for name in module.get_global_vars()):
+        return None
     fuse = tvm.transform.Sequential(
         [
             relax.transform.InlinePrivateFunctions(),
@@ -118,7 +115,30 @@ def schedule_rest(module: Any, target: Target) -> tuple[Any, dict[str, int]]:
         ]
     )
     with tvm.target.Target(target.tvm_target()):
-        return schedule_kernels(fuse(module), target, skip=ours)
+        return fuse(module)
+
+
+def schedule_rest(module: Any, target: Target, tuned: TvmSchedules) -> tuple[Any, dict[str, int]]:
+    """Turn what TVM imported into scheduled loops; a module without such operators stays as it is.
+
+    Args:
+        module: of Relax functions.
+        target: to schedule for.
+        tuned: what MetaSchedule found; the rest takes the schedule of last resort.
+
+    Returns:
+        The module, and how many kernels each schedule took.
+    """
+    import tvm
+
+    from edgevit.compiler.kernels.default import schedule_kernels
+
+    ours = {name.name_hint for name in module.get_global_vars() if name.name_hint.startswith(SEGMENT)}
+    fused = fuse_rest(module, target)
+    if fused is None:
+        return module, {}
+    with tvm.target.Target(target.tvm_target()):
+        return schedule_kernels(fused, target, skip=ours, tuned=tuned)
 
 
 def _info(tensor: Tensor, names: dict[Tensor, str]) -> Any:

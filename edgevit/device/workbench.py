@@ -95,10 +95,10 @@ class Workbench:
                 self._tensors[handles[-1]] = tvm.runtime.tensor(array, self._on_device())
             return handles
 
-    def overwrite(self, handle: Handle, array: NDArray[Any], *, timeout: float = RUN_TIMEOUT) -> None:
-        """Copy an array of the same shape and dtype into a tensor."""
-        with self._limit(timeout, "sending tensors"):
-            self._tensors[handle].copyfrom(array)
+    def copy(self, source: Handle, destination: Handle, *, timeout: float = RUN_TIMEOUT) -> None:
+        """Copy a tensor over another one of the same shape and dtype; nothing leaves the device."""
+        with self._limit(timeout, "copying tensors"):
+            self._tensors[source].copyto(self._tensors[destination])
 
     def fetch(self, handle: Handle, *, timeout: float = RUN_TIMEOUT) -> NDArray[Any]:
         """A tensor's elements."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgevit.errors import DeviceError
 from edgevit.tuning.build import Library
-from edgevit.tuning.measure import Fault, Measurer, Outcome
+from edgevit.tuning.measure import Fault, Latency, Measurer, Outcome
 from edgevit.tuning.records import Choice, ChoiceKey, choice_key
 from edgevit.tuning.schedule import Progress
 from edgevit.tuning.tasks import Task
@@ -224,8 +224,11 @@ class Pipeline:
             self._events.append(Ended(batch))
 
     def _outcome(self, batch: Batch, outcome: Outcome) -> None:
-        batch.told.add(choice_key(outcome.choice))
-        self._events.append(Told(batch, outcome))
+        key = choice_key(outcome.choice)
+        batch.told.add(key)
+        # Devices that began before the default's latency was known have each measured it: one is enough.
+        if not (isinstance(outcome, Latency) and not outcome.again and key in batch.entry.results):
+            self._events.append(Told(batch, outcome))
 
     def _ended(self, bench: _Bench, error: Exception | None) -> None:
         """A device is done with its batch, or lost."""
@@ -280,10 +283,13 @@ class _Bench:
         ended: Callable[[Exception | None], None],
     ) -> None:
         accidents = 0
+        default = ready.batch.task.default
 
         def heard(found: Outcome) -> None:
-            nonlocal accidents
+            nonlocal accidents, known
             accidents = 0
+            if isinstance(found, Latency) and found.choice == default and known[0] is None:
+                known = found.seconds, known[1]  # what further libraries of the batch are compared with
             told.add(choice_key(found.choice))
             self._tell(partial(outcome, found))
 

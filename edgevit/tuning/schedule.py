@@ -15,6 +15,9 @@ FIRST_GAIN = 0.15
 REST = 0.002
 """Gain of all models together below which no batch is worth its time."""
 
+_SPARSE = 100
+"""No space leaves out all but one in so many of its combinations."""
+
 # Rates of a small core, for tasks that nothing is known of; those that are measured put the others right.
 _FLOPS_PER_SECOND = 20e9
 _BYTES_PER_SECOND = 10e9
@@ -44,11 +47,15 @@ class Progress:
     trials: int = 0
     failures: int = 0
     pending: int = 0
+    _usable: tuple[Task, dict[ChoiceKey, float]] | None = field(default=None, repr=False)
 
     @property
-    def usable(self) -> dict[ChoiceKey, float]:
+    def usable(self) -> Mapping[ChoiceKey, float]:
         """Results of choices that the task may take."""
-        return {key: seconds for key, seconds in self.results.items() if dict(key) in self.task.space}
+        if self._usable is None or self._usable[0] is not self.task:
+            found = {key: seconds for key, seconds in self.results.items() if dict(key) in self.task.space}
+            self._usable = self.task, found
+        return self._usable[1]
 
     @property
     def best(self) -> Choice:
@@ -64,6 +71,8 @@ class Progress:
     @property
     def exhausted(self) -> bool:
         """Whether every choice that the task may take was tried."""
+        if len(self.tried) < self.task.space.combinations // _SPARSE:
+            return False  # most of the combinations are points
         return sum(dict(key) in self.task.space for key in self.tried) >= self.task.space.size
 
     @property
@@ -83,6 +92,12 @@ class Progress:
         if key in self.results:
             self.confirmed.add(key)
         self.results[key] = record.timing.seconds
+        self._usable = None
+
+    def drop(self, key: ChoiceKey) -> None:
+        """Forget a measurement of a choice that turned out to fail."""
+        self.results.pop(key, None)
+        self._usable = None
 
 
 def latencies(entries: Sequence[Progress]) -> list[float]:

@@ -135,6 +135,7 @@ class Tuner:
         failures: by kind.
         pipeline: builders and devices at work; None before the run.
         report: told of every trial; may be set before the run.
+        budget: what may be spent; may be set before the run.
     """
 
     def __init__(
@@ -145,6 +146,7 @@ class Tuner:
         log: LogWriter,
         known: Iterable[tuple[Layer, Record]] = (),
         *,
+        target: Target | None = None,
         budget: Budget | None = None,
         batch: int = BATCH,
         seed: int = 0,
@@ -157,11 +159,12 @@ class Tuner:
         """Take stock of what is known.
 
         Args:
-            tasks: of one target, one at least; those without a choice count for the latency only.
+            tasks: of one target; those without a choice count for the latency only.
             devices: that run candidates, all alike.
             builders: that compile them.
             log: takes every result the moment it exists.
             known: records of all layers: :func:`read_known`.
+            target: of the tasks; only needed where there may be none.
             budget: what may be spent; None for no limit.
             batch: choices to build and measure together.
             seed: of what is drawn.
@@ -175,13 +178,13 @@ class Tuner:
             DeviceError: a device cannot be reached.
             UserError: the devices are not alike.
         """
-        self._target = tasks[0].target
+        self._target = target or tasks[0].target
         self._devices = devices
         self._builders = builders
         self._exclusive = exclusive
         self._patience = patience
         self._log = log
-        self._budget = budget or Budget()
+        self.budget = budget or Budget()
         self._batch = batch
         self._seed = seed
         self.report = report
@@ -247,7 +250,7 @@ class Tuner:
             elif event is not None:
                 self._note(event.batch)
             tick(self)
-            if self._budget.minutes is not None and self.elapsed >= 60 * self._budget.minutes:
+            if self.budget.minutes is not None and self.elapsed >= 60 * self.budget.minutes:
                 return "minutes"
 
     def _feed(self, pipeline: Pipeline) -> Reason | None:
@@ -275,8 +278,8 @@ class Tuner:
     def _next(self) -> Batch | Reason:
         """What to try next, or why to try nothing more."""
         count = self._batch
-        if self._budget.trials is not None:
-            count = min(count, self._budget.trials - self._submitted)
+        if self.budget.trials is not None:
+            count = min(count, self.budget.trials - self._submitted)
             if count < 1:
                 return "trials"
         for entry in self.entries:
@@ -287,7 +290,7 @@ class Tuner:
         ]
         ranked = sorted(zip(worth, self.entries, strict=True), key=lambda item: -item[0])
         left = [(priority, entry) for priority, entry in ranked if not entry.exhausted]
-        if left and sum(priority for priority, _ in left) < self._budget.rest:
+        if left and sum(priority for priority, _ in left) < self.budget.rest:
             return "settled"
         for _, entry in left:
             timely = self._in_time(entry, count if entry.tried else min(count, FIRST_BATCH))
@@ -316,9 +319,9 @@ class Tuner:
 
     def _in_time(self, entry: Progress, count: int) -> int:
         """How many of ``count`` trials will end in time, as far as the family's trials so far tell."""
-        if self._budget.minutes is None:
+        if self.budget.minutes is None:
             return count
-        left = 60 * self._budget.minutes - self.elapsed
+        left = 60 * self.budget.minutes - self.elapsed
         if left <= 0:
             return 0
         rates = {family: seconds / self._family_trials[family] for family, seconds in self._family_seconds.items()}
@@ -358,7 +361,7 @@ class Tuner:
             entry.take(record)
             self.measured += not again
         elif isinstance(outcome, Fault):
-            entry.results.pop(key, None)
+            entry.drop(key)
             self.failures[outcome.failure] += 1
             self._details[f"{outcome.failure}: {outcome.detail}"] += 1
             entry.failures += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ class TuningDevice:
         self._session: Session | None = None
         self._bench: TaskBench | None = None
         self._info: DeviceInfo | None = None
-        self._ended = False
+        self._ended = threading.Event()
 
     def describe(self) -> DeviceInfo:
         """What the device says of itself.
@@ -71,9 +72,10 @@ class TuningDevice:
             DeviceError: it cannot be opened, or was ended.
             UserError: it is this process.
         """
-        if self._ended:
-            raise DeviceLost("the run has ended.", advice="Start another one.")
-        if self._session is None:
+        if self._ended.is_set():
+            raise self._over()
+        session = self._session
+        if session is None:
             session = self._connect()
             if session.kind == "in-process":
                 session.close()
@@ -82,7 +84,10 @@ class TuningDevice:
                     advice="Use a session with a process of its own, which is what edgevit.connect() opens.",
                 )
             self._session = session
-        return self._session
+            if self._ended.is_set():  # while it was opened, by another thread that found nothing to close
+                self.close()
+                raise self._over()
+        return session
 
     def close(self) -> None:
         """End the session, if there is one; it may be opened again."""
@@ -92,8 +97,12 @@ class TuningDevice:
 
     def end(self) -> None:
         """Close it for good: whoever uses it in another thread gets a :class:`DeviceLost`."""
-        self._ended = True
+        self._ended.set()
         self.close()
+
+    @staticmethod
+    def _over() -> DeviceLost:
+        return DeviceLost("the run has ended.", advice="Start another one.")
 
 
 class TaskBench:
@@ -111,6 +120,7 @@ class TaskBench:
         self._packed: dict[tuple[int, ...], list[Handle]] = {}
         self._inputs: dict[Tensor, Handle] = {}
         self._outputs: list[Handle] = []
+        self._garbage: list[Handle] = []
         self._library: bytes | None = None
 
     def load(self, library: Library) -> None:
@@ -123,8 +133,8 @@ class TaskBench:
     def run(self, library: Library, choice: Choice, function: str) -> list[NDArray[Any]]:
         """Outputs of a call, flat; elements that it does not write are NaN, or garbage."""
         arguments = self._arguments(library, choice, function)
-        for handle, garbage in zip(self._outputs, self._garbage(library, function), strict=True):
-            self._bench.overwrite(handle, garbage)
+        for garbage, handle in zip(self._garbage, self._outputs, strict=True):
+            self._bench.copy(garbage, handle)
         self._bench.call(function, arguments, timeout=self._seconds)
         arrays = [self._bench.fetch(handle) for handle in self._outputs]
         return [array.view(tensor.dtype) for array, tensor in zip(arrays, self.task.outputs, strict=True)]
@@ -142,7 +152,10 @@ class TaskBench:
             form = library.forms[function][: len(arrays)]
             self._packed[layout] = [self._placed(*each) for each in zip(self.task.inputs, arrays, form, strict=True)]
         if not self._outputs:
-            self._outputs = self._bench.place(self._garbage(library, function))
+            form = library.forms[function][-len(self.task.outputs) :]
+            # All bits set: NaN in every floating-point format.
+            arrays = [np.full(size * np.dtype(dtype).itemsize, 255, np.uint8).view(dtype) for size, dtype in form]
+            self._garbage, self._outputs = self._bench.place(arrays), self._bench.place(arrays)
         return [*self._packed[layout], *self._outputs]
 
     def _placed(self, tensor: Tensor, array: NDArray[Any], form: tuple[int, str]) -> Handle:
@@ -154,8 +167,3 @@ class TaskBench:
         if tensor not in self._inputs:
             self._inputs[tensor] = self._bench.place([flat])[0]
         return self._inputs[tensor]
-
-    def _garbage(self, library: Library, function: str) -> list[NDArray[Any]]:
-        form = library.forms[function][-len(self.task.outputs) :]
-        # All bits set: NaN in every floating-point format.
-        return [np.full(size * np.dtype(dtype).itemsize, 255, np.uint8).view(dtype) for size, dtype in form]

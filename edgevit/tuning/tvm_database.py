@@ -19,7 +19,7 @@ from typing import Any
 from edgevit.errors import UserError
 from edgevit.files import make_folder, write_atomic
 from edgevit.tuning.origin import Origin
-from edgevit.tuning.record import About, TvmRecord
+from edgevit.tuning.record import About, Failure, TvmRecord
 from edgevit.tuning.workloads import TVM_FAMILY, TVM_VERSION
 
 WORKLOADS, TRIALS = "database_workload.json", "database_tuning_record.json"
@@ -61,6 +61,23 @@ def write_database(records: Iterable[TvmRecord], folder: Path) -> None:
     make_folder(folder)
     write_atomic(folder / WORKLOADS, "".join(workloads))
     write_atomic(folder / TRIALS, "".join(trials))
+
+
+def trial_record(workload: Any, trial: Any, origin: Origin, failure: Failure | None = None) -> TvmRecord:
+    """A trial as a record.
+
+    Args:
+        workload: hash and text of the module, as TVM writes them.
+        trial: trace, seconds, target and arguments, as TVM writes them; no seconds for a failure.
+        origin: where it was run.
+        failure: why there are no seconds.
+
+    Raises:
+        UserError: it is not what TVM writes.
+    """
+    digest, module = _module(workload, "a MetaSchedule workload")
+    record = _record(digest, module, tuple(trial), origin)
+    return record.model_copy(update={"failure": failure}) if failure else record
 
 
 def _trial(line: Any, where: str, modules: list[tuple[str, str]], origin: Origin) -> TvmRecord:

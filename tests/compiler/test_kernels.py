@@ -102,7 +102,7 @@ def test_a_tuning_record_changes_the_code_and_not_the_result(small_model: Model)
     class Everything(TuningLog):
         def find(self, workload: str, usable: Callable[[Choice], bool] = lambda _: True) -> Pick | None:
             choice = {"rows": 1, "vectors": 1, "block": 1, "panels": 1, "unroll": 1}
-            return pick(workload, choice) if workload.startswith("conv/1/") and usable(choice) else None
+            return pick(workload, choice) if workload.startswith("conv/1/") and usable(choice, 1) else None
 
     target = get_target("host")
     plain = build([small_model], target, Linker(target), TuningLog([]))

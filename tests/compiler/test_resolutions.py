@@ -89,7 +89,7 @@ def test_records_do_not_unpack_what_is_packed(models: list[Model]) -> None:
         def find(self, workload: str, usable: Callable[[Choice], bool] = lambda _: True) -> Pick | None:
             wanted = workload.startswith("conv/") and int(workload[-1], 16) % 2
             choice = {"rows": 1, "vectors": 1, "block": 1, "panels": 1, "unroll": 1}
-            return pick(workload, choice) if wanted and usable(choice) else None
+            return pick(workload, choice) if wanted and usable(choice, 1) else None
 
     target = get_target("host")
     assert KernelLibrary(target, Narrow([])).weights.size == 0

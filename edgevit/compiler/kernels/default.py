@@ -14,28 +14,41 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.target_schema import Target
 from edgevit.tuning.records import Choice
+from edgevit.tuning.workloads import TVM_FAMILY
 
 if TYPE_CHECKING:
     from tvm import s_tir, tirx
+
+    from edgevit.tuning.tvm_schedules import TvmSchedules
 
 NAME = "default"
 
 _VECTORS = 2
 
 
-def schedule_kernels(module: Any, target: Target, skip: Collection[str] = ()) -> tuple[Any, dict[str, int]]:
+def schedule_kernels(
+    module: Any, target: Target, skip: Collection[str] = (), tuned: TvmSchedules | None = None
+) -> tuple[Any, dict[str, int]]:
     """Schedule every loop nest of a lowered module, except those named in ``skip``.
 
+    Args:
+        module: of TIR functions, and whatever else.
+        target: to schedule for.
+        skip: names of functions that stay as they are.
+        tuned: schedules that MetaSchedule found; they come first.
+
     Returns:
-        The module, and the number of kernels that were scheduled (``default``) or kept TVM's loops (``plain``).
+        The module, and the number of kernels that took a tuning record's schedule (``tvm``), this family's
+        (``default``) or kept TVM's loops (``plain``).
     """
     from tvm import tirx
 
     taken: Counter[str] = Counter()
     for name, func in list(module.functions_items()):
         if isinstance(func, tirx.PrimFunc) and name.name_hint not in skip:
-            scheduled = schedule(func, target, None)
-            taken["plain" if scheduled is None else NAME] += 1
+            found = tuned.schedule(func) if tuned else None
+            scheduled = found or schedule(func, target, None)
+            taken[TVM_FAMILY if found else "plain" if scheduled is None else NAME] += 1
             if scheduled is not None:
                 module[name] = scheduled
     return module, dict(sorted(taken.items()))
