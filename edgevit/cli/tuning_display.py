@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 FRAME_SECONDS = 1.0
 """Between one picture and the next: each takes time from whatever else this machine does, such as measuring."""
+FRAME_SHARE = 0.02
+"""Of the time, that making views may take."""
 SAY_SECONDS = 60.0
 """Between one line and the next where nobody watches."""
 HEAVY = 0.02
@@ -38,7 +40,7 @@ class TuningDisplay:
         self._console = console
         self._clock = clock
         self._live: Live | None = None
-        self._shown: float | None = None
+        self._next: float | None = None
         self._said = clock()
         self._best: dict[str, float] = {}
         self._begun = False
@@ -46,13 +48,21 @@ class TuningDisplay:
     @property
     def due(self) -> bool:
         """Whether enough time has passed since the last view: another one before is not shown."""
-        return self._shown is None or self._clock() - self._shown >= FRAME_SECONDS
+        return self._next is None or self._clock() >= self._next
+
+    def show(self, look: Callable[[], TuningView]) -> None:
+        """Look at the run and show it, if that is due; the longer a look takes, the rarer it is."""
+        if self.due:
+            begun = self._clock()
+            self.update(look())
+            now = self._clock()
+            self._next = now + max(FRAME_SECONDS, (now - begun) / FRAME_SHARE)
 
     def update(self, view: TuningView) -> None:
         """Show the run as it is now; a view that comes before it is due is left out."""
         if not self.due:
             return
-        self._shown = self._clock()
+        self._next = self._clock() + FRAME_SECONDS
         if self._live is not None:
             from edgevit.report.tuning_table import tuning_table
 

@@ -102,8 +102,7 @@ def run_tuning(request: Request, where: Mapping[str, Any], devices: int | None, 
 
 def _run(run: Run, plan: Plan, display: TuningDisplay) -> Reason:
     def tick(_tuner: Tuner) -> None:
-        if display.due:
-            display.update(_view(run, plan))
+        display.show(lambda: _view(run, plan))
 
     try:
         return run.go(tick)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import re
 import socket
 import struct
 import weakref
@@ -44,6 +45,9 @@ CONNECT_TIMEOUT = 20.0
 _CALL_TIMEOUT = 30.0
 _CLOSE_TIMEOUT = 5.0
 _MAGIC = 0xFF271  # TVM's RPC_MAGIC; +1 means the server is taken, +2 that the key does not match
+
+
+_X86_NAMES = re.compile(r"\b(AMD|Intel|GenuineIntel|AuthenticAMD)\b")
 
 
 class RpcSession(Session):
@@ -94,7 +98,7 @@ class RpcSession(Session):
 
     def describe(self) -> DeviceInfo:
         """What the device says of itself; a stock TVM server says nothing."""
-        facts = self._facts("edgevit.server.info")
+        facts = self._facts("edgevit.server.info")  # also tells whether it is emulated
         return DeviceInfo(
             kind=self.kind,
             address=self.address,
@@ -102,7 +106,7 @@ class RpcSession(Session):
             runtime=f"edgevit server {facts['version']}" if "version" in facts else "TVM RPC server",
             architecture=facts.get("arch"),
             system=facts.get("os"),
-            cpu=facts.get("cpu"),
+            cpu=facts.get("cpu", facts.get("cpu_model")),
             cores=facts.get("cores"),
             memory_bytes=facts.get("memory_bytes"),
         )
@@ -275,6 +279,9 @@ class RpcSession(Session):
             return {}
         if "arch" in facts:
             facts["arch"] = architecture(facts["arch"])
+            # QEMU's user mode shows a program the processor that it really runs on.
+            cpu = str(facts.get("cpu_model", ""))
+            self.emulated |= facts["arch"] in ("aarch64", "arm") and bool(_X86_NAMES.search(cpu))
         return {name: value for name, value in facts.items() if value is not None}
 
     def _refuse_mismatch(self, artifact: Artifact) -> None:

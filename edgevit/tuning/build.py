@@ -101,6 +101,8 @@ class BatchBuilder:
         if not choices:
             return [], []
         answer = self._order(task, choices)
+        if len(choices) == 1 and not isinstance(answer, Compiled) and answer[0] == "build":
+            answer = self._order(task, choices)  # somebody may have killed the compiler
         if isinstance(answer, Compiled):
             return _sorted(choices, answer)
         failure, detail = answer

@@ -48,6 +48,8 @@ class Progress:
     failures: int = 0
     pending: int = 0
     _usable: tuple[Task, dict[ChoiceKey, float]] | None = field(default=None, repr=False)
+    _exhausted: tuple[Task, int, bool] | None = field(default=None, repr=False)
+    _guessed: float | None = field(default=None, repr=False)
 
     @property
     def usable(self) -> Mapping[ChoiceKey, float]:
@@ -71,9 +73,21 @@ class Progress:
     @property
     def exhausted(self) -> bool:
         """Whether every choice that the task may take was tried."""
-        if len(self.tried) < self.task.space.combinations // _SPARSE:
-            return False  # most of the combinations are points
-        return sum(dict(key) in self.task.space for key in self.tried) >= self.task.space.size
+        if self._exhausted is None or self._exhausted[:2] != (self.task, len(self.tried)):
+            # Most of the combinations are points, so this need not be counted often.
+            enough = len(self.tried) >= self.task.space.combinations // _SPARSE
+            whole = enough and sum(dict(key) in self.task.space for key in self.tried) >= self.task.space.size
+            self._exhausted = self.task, len(self.tried), whole
+        return self._exhausted[2]
+
+    @property
+    def guess(self) -> float:
+        """Seconds of a call on a small core, from nothing but the work."""
+        if self._guessed is None:
+            workload = self.task.workload
+            work = max(workload.flops / _FLOPS_PER_SECOND, workload.bytes / _BYTES_PER_SECOND)
+            self._guessed = float(work) + _CALL_SECONDS
+        return self._guessed
 
     @property
     def default_seconds(self) -> float | None:
@@ -102,7 +116,7 @@ class Progress:
 
 def latencies(entries: Sequence[Progress]) -> list[float]:
     """Seconds of a call of each task: measured, or guessed from its work and how the measured ones did."""
-    guesses = [_guess(entry.task) for entry in entries]
+    guesses = [entry.guess for entry in entries]
     known = [entry.seconds for entry in entries]
     factors = [seconds / guess for seconds, guess in zip(known, guesses, strict=True) if seconds]
     factor = statistics.median(factors) if factors else 1.0
@@ -131,8 +145,3 @@ def model_latencies(entries: Sequence[Progress], seconds: Sequence[float]) -> Ma
 def priorities(entries: Sequence[Progress]) -> list[float]:
     """Gain of all models together that a task's next batch is expected to bring."""
     return [share * entry.expected_gain for share, entry in zip(shares(entries), entries, strict=True)]
-
-
-def _guess(task: Task) -> float:
-    work = max(task.workload.flops / _FLOPS_PER_SECOND, task.workload.bytes / _BYTES_PER_SECOND)
-    return float(work) + _CALL_SECONDS

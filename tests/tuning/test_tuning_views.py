@@ -130,7 +130,12 @@ def test_nothing_measured_and_nothing_known_is_shown_as_such() -> None:
 @pytest.mark.parametrize("width", [60, 100, 200])
 def test_the_summary_says_how_it_ended_and_what_was_gained(width: int) -> None:
     text = shown(tuning_summary(view(reason="interrupted"), width), width)
-    for part in ("kernels of mobilevit-s: 14 ms → 11.2 ms (×1.25)", "interrupted", "1,200 trials in 12:05", "3 build, 1 wrong"):
+    for part in (
+        "kernels of mobilevit-s: 14 ms → 11.2 ms (×1.25)",
+        "interrupted",
+        "1,200 trials in 12:05",
+        "3 build, 1 wrong",
+    ):
         assert part in text
     assert "and 25 more tasks" in text
     assert "measuring" not in text
@@ -313,3 +318,20 @@ def test_every_kernel_of_a_model_has_a_short_shape(small_model: Model) -> None:
         short = short_shape(about)
         assert short.isprintable()
         assert short != about.shape or len(short) < 40
+
+
+def test_looks_that_take_long_are_rare() -> None:
+    console, _ = a_console(terminal=False)
+    moment, looks = [0.0], []
+
+    def look() -> TuningView:
+        looks.append(moment[0])
+        moment[0] += 0.2
+        return view()
+
+    with TuningDisplay(console, lambda: moment[0]) as display:
+        while moment[0] < 100.0:
+            display.show(look)
+            moment[0] += 0.1
+    assert 0.2 * len(looks) < 3.0
+    assert len(looks) > 5
