@@ -55,6 +55,18 @@ paper *arguments:
 recognition *arguments:
     {{ python }} docs/recognition.py {{ arguments }}
 
+# Measure untuned against tuned artifacts and a peer: just tuning-gain MODEL.onnx --tuning-log FOLDER
+tuning-gain *arguments:
+    {{ python }} docs/tuning_gain.py {{ arguments }}
+
+# Measure how many choices a second are tried, with more builders, in batches, on a Dask cluster
+tuning-speed *arguments:
+    {{ python }} docs/tuning_speed.py {{ arguments }}
+
+# Compare estimates with latencies of the same choices: just estimate-agreement MODEL.onnx --tuning-log FOLDER
+estimate-agreement *arguments:
+    {{ python }} docs/estimate_agreement.py {{ arguments }}
+
 # Measure a check on a thousand images: speed, memory, and whether a killed one comes to the same
 long-run *arguments:
     {{ python }} docs/long_run.py {{ arguments }}

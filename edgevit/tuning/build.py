@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from edgevit.errors import ToolchainError
 from edgevit.tuning.candidates import Compiled, Form, Order
-from edgevit.tuning.compiler import Asked, Compiler
+from edgevit.tuning.compiler import COMPILER_ENDED, Asked, Compiler
 from edgevit.tuning.record import Failure
 from edgevit.tuning.records import Choice
 from edgevit.tuning.tasks import Task
@@ -101,7 +101,7 @@ class BatchBuilder:
         if not choices:
             return [], []
         answer = self._order(task, choices)
-        if len(choices) == 1 and not isinstance(answer, Compiled) and answer[0] == "build":
+        if len(choices) == 1 and not isinstance(answer, Compiled) and answer[1].startswith(COMPILER_ENDED):
             answer = self._order(task, choices)  # somebody may have killed the compiler
         if isinstance(answer, Compiled):
             return _sorted(choices, answer)

@@ -20,6 +20,8 @@ from edgevit.tuning.record import Failure
 
 Asked = Compiled | tuple[Failure, str]
 """What became of an order: a library, or how it failed and what was said."""
+COMPILER_ENDED = "the compiler ended"
+"""How what was said begins where a process went away, for whatever reason."""
 
 
 class Compiler:
@@ -71,7 +73,7 @@ class Compiler:
                 raise
             words = process.last_words()
             self.close()
-            return "build", f"the compiler ended: {words}"
+            return "build", f"{COMPILER_ENDED}: {words}"
         return answer if isinstance(answer, Compiled) else ("build", answer)
 
     def _started(self) -> _Process:

@@ -154,6 +154,8 @@ def open_run(
                 where=", ".join(models),
                 advice="'edgevit info' shows which of its operators are TVM's.",
             )
+        stage("start builders")
+        builders = stack.enter_context(open_builders(plan.workers))
         stage("connect")
         devices = [
             stack.enter_context(Measurer(connect, threads=plan.threads or target.cores, protocol=plan.protocol))
@@ -165,8 +167,6 @@ def open_run(
             device.threads = threads
         stage("measure the device's peaks")
         peaks = measure_peaks(devices[0].session, target, threads)
-        stage("start builders")
-        builders = stack.enter_context(open_builders(plan.workers))
         stage("read records")
         make_folder(plan.log.parent)
         log = stack.enter_context(LogWriter(plan.log))

@@ -9,7 +9,9 @@ import onnx
 import pytest
 
 from edgevit.compiler.compile import compile_model
-from edgevit.compiler.kernels import in_space
+from edgevit.compiler.kernels import claim, in_space, workload_key
+from edgevit.compiler.prepare import prepare
+from edgevit.compiler.program import KernelLibrary
 from edgevit.model import Model, from_proto, load
 from edgevit.targets import get_target
 from edgevit.tuning.candidates import Order
@@ -139,10 +141,13 @@ def test_fewer_threads_than_cores_have_no_say_in_how_work_is_cut() -> None:
 
 def test_a_choice_that_starves_cores_is_not_taken_from_one_thread() -> None:
     target = get_target("x86-64-v4")
-    model = from_proto(build_mobilevit("xxs", image_size=128))
-    task = next(task for task in extract_tasks({"m": model}, target) if task.family.NAME == "conv")
-    serial = min(task.space, key=lambda choice: task.family.tasks(task.workload, target, choice))  # type: ignore[attr-defined]
-    for threads, taken in ((1, False), (target.cores, True)):
-        record = measured(serial, workload=task.key, target=target, threads=threads)
-        artifact = compile_model(model, target, tuning_log=TuningLog([(Layer.GIVEN, record)], target), verify=False)
-        assert (artifact.manifest.tuning.measured == 1) is taken
+    graph = prepare(from_proto(build_mobilevit("xxs", image_size=64)), target)
+    claimed = ((node, claim(node)) for node in graph.nodes)
+    node, (family, workload) = next((n, found) for n, found in claimed if found and found[0].NAME == "conv")
+    default = family.analytic_default(workload, target)
+    space = Space.of(family.space(workload, target), default, {})
+    serial = min(space, key=lambda choice: family.tasks(workload, target, choice))  # type: ignore[attr-defined]
+    for threads, taken in ((1, default), (target.cores, serial)):
+        record = measured(serial, workload=workload_key(family, workload), target=target, threads=threads)
+        library = KernelLibrary(target, TuningLog([(Layer.GIVEN, record)], target))
+        assert library.choose(node, family, workload)[0] == taken
