@@ -120,7 +120,7 @@ def lower(models: Sequence[Model], target: Target, records: TuningLog) -> Lowere
 
 
 def _lower(graphs: Sequence[Graph], target: Target, records: TuningLog) -> Lowered:
-    from edgevit.tuning.tvm_schedules import TvmSchedules
+    from edgevit.tuning.metaschedule.schedules import TvmSchedules
 
     code, programs = _written(graphs, target, records)
     library = code.library

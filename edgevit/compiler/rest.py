@@ -10,7 +10,7 @@ from edgevit.errors import ModelError
 from edgevit.target_schema import Target
 
 if TYPE_CHECKING:
-    from edgevit.tuning.tvm_schedules import TvmSchedules
+    from edgevit.tuning.metaschedule.schedules import TvmSchedules
 
 REST = "rest"
 """What the names of imported functions begin with."""

@@ -20,7 +20,7 @@ import numpy as np
 from edgevit.accuracy.tolerance import tolerance_for
 from edgevit.device.session import DeviceInfo, Session
 from edgevit.errors import DeviceError, DeviceTimeout
-from edgevit.tuning.build import Library
+from edgevit.tuning.building.build import Library
 from edgevit.tuning.record import Failure
 from edgevit.tuning.records import Choice, choice_key
 from edgevit.tuning.rounds import SLOW_SHARE, Round, calm, ratios

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 from edgevit.errors import DeviceError
-from edgevit.tuning.build import Library
+from edgevit.tuning.building.build import Library
 from edgevit.tuning.measure import Fault, Latency, Measurer, Outcome
 from edgevit.tuning.records import Choice, ChoiceKey, choice_key
 from edgevit.tuning.schedule import Progress
@@ -27,7 +27,7 @@ from edgevit.tuning.tasks import Task
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from edgevit.tuning.builders import Builders, Built
+    from edgevit.tuning.building.builders import Builders, Built
 
 PATIENCE_SECONDS = 60.0
 """How long a device that went away is waited for."""

@@ -12,12 +12,12 @@ from edgevit.errors import UserError
 from edgevit.files import make_folder
 from edgevit.tuning.layers import user_folder
 from edgevit.tuning.measure import Measurer, Protocol
+from edgevit.tuning.metaschedule.search import TvmSummary, TvmTuner
+from edgevit.tuning.metaschedule.tasks import TvmTask, extract_tvm_tasks, tvm_latencies
 from edgevit.tuning.roofline import measure_peaks
 from edgevit.tuning.schedule import latencies, model_latencies
 from edgevit.tuning.search import BATCH, Budget, Reason, Tuner, forget_measured, read_known
 from edgevit.tuning.tasks import extract_tasks
-from edgevit.tuning.tvm_search import TvmSummary, TvmTuner
-from edgevit.tuning.tvm_tasks import TvmTask, extract_tvm_tasks, tvm_latencies
 from edgevit.tuning.writing import LogWriter
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Plan:
         log: file to append to.
         folder: of further records to start from.
         threads: to call kernels with; None for the target's cores, or the device's if those are fewer.
-        workers: where candidates are built: see :func:`edgevit.tuning.builders.open_builders`.
+        workers: where candidates are built: see :func:`edgevit.tuning.building.builders.open_builders`.
         budget: what may be spent.
         batch: choices that become one library.
         resume: go on where earlier runs on this device ended; False measures everything anew.
@@ -143,7 +143,7 @@ def open_run(
         UserError: there is nothing to tune, or the devices are not alike.
         EnvironmentFailure: the log cannot be written, or the builders are not there.
     """
-    from edgevit.tuning.builders import open_builders
+    from edgevit.tuning.building.builders import open_builders
 
     with contextlib.ExitStack() as stack:
         stage("look for kernels")

@@ -26,7 +26,7 @@ from edgevit.tuning.writing import LogWriter
 if TYPE_CHECKING:
     from edgevit.device.session import DeviceInfo
     from edgevit.target_schema import Target
-    from edgevit.tuning.builders import Builders
+    from edgevit.tuning.building.builders import Builders
 
 BATCH = 16
 """Choices that become one library."""

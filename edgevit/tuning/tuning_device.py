@@ -11,7 +11,7 @@ import numpy as np
 from edgevit.device.session import DeviceInfo, Session
 from edgevit.device.workbench import Handle, Workbench
 from edgevit.errors import DeviceLost, UserError
-from edgevit.tuning.build import Library
+from edgevit.tuning.building.build import Library
 from edgevit.tuning.records import Choice
 from edgevit.tuning.tasks import Task
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgevit.tuning.build import Built
+from edgevit.tuning.building.build import Built
 
 
 def ways(*numbers: int) -> list[dict[str, int]]:

@@ -15,8 +15,8 @@ import pytest
 
 from edgevit.errors import ToolchainError, UserError
 from edgevit.targets import get_target
-from edgevit.tuning.build import Builder, Built, Limits
-from edgevit.tuning.builders import LocalBuilders, open_builders
+from edgevit.tuning.building.build import Builder, Built, Limits
+from edgevit.tuning.building.builders import LocalBuilders, open_builders
 from tests.device.processes import MARK, marked, wait_until
 from tests.tuning import faulty_family as faulty
 from tests.tuning import gated_family as gated
@@ -129,7 +129,7 @@ def test_a_cancelled_batch_is_not_built(gate: Path) -> None:
 
 PROGRAM = """
 from edgevit.targets import get_target
-from edgevit.tuning.builders import open_builders
+from edgevit.tuning.building.builders import open_builders
 from tests.tuning import gated_family as gated
 from tests.tuning.batches import functions, ways
 builders = open_builders(2)

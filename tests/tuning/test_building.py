@@ -15,7 +15,7 @@ import pytest
 
 from edgevit.errors import ToolchainError
 from edgevit.targets import get_target
-from edgevit.tuning.build import Builder, Library
+from edgevit.tuning.building.build import Builder, Library
 from tests.device.processes import MARK, marked, wait_until
 from tests.tuning import faulty_family as faulty
 
@@ -91,7 +91,7 @@ def test_a_default_that_does_not_build_is_the_toolchains_failure(default: int) -
 
 PROGRAM = """
 from edgevit.targets import get_target
-from edgevit.tuning.build import Builder
+from edgevit.tuning.building.build import Builder
 from tests.tuning import faulty_family as faulty
 with Builder() as builder:
     task = faulty.task(get_target("host"))

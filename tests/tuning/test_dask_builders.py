@@ -17,11 +17,11 @@ import pytest
 
 from edgevit.errors import EnvironmentFailure, ToolchainError, UserError
 from edgevit.targets import get_target
-from edgevit.tuning import cluster_worker, dask_client
-from edgevit.tuning.build import Builder, Limits
-from edgevit.tuning.builders import open_builders
-from edgevit.tuning.candidates import Compiled, Order
-from edgevit.tuning.cluster import DaskBuilders
+from edgevit.tuning.building import cluster_worker, dask_client
+from edgevit.tuning.building.build import Builder, Limits
+from edgevit.tuning.building.builders import open_builders
+from edgevit.tuning.building.candidates import Compiled, Order
+from edgevit.tuning.building.cluster import DaskBuilders
 from tests.device.processes import MARK, free_port, listener, marked, wait_until
 from tests.tuning import faulty_family as faulty
 from tests.tuning import gated_family as gated

@@ -10,8 +10,8 @@ import pytest
 
 from edgevit.errors import EnvironmentFailure
 from edgevit.targets import get_target
-from edgevit.tuning.builders import open_builders
-from edgevit.tuning.cluster import DaskBuilders
+from edgevit.tuning.building.builders import open_builders
+from edgevit.tuning.building.cluster import DaskBuilders
 from tests.device.processes import wait_until
 from tests.tuning import faulty_family as faulty
 from tests.tuning import gated_family as gated

@@ -17,7 +17,7 @@ from edgevit.errors import DeviceUnreachable, UserError
 from edgevit.model import from_proto
 from edgevit.target_schema import Target
 from edgevit.targets import get_target
-from edgevit.tuning.build import Builder
+from edgevit.tuning.building.build import Builder
 from edgevit.tuning.measure import Correct, Fault, Latency, Measurer, Outcome, Protocol
 from edgevit.tuning.records import Choice
 from edgevit.tuning.tasks import Task, extract_tasks

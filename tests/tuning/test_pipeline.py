@@ -17,7 +17,7 @@ import pytest
 from edgevit.device.session import DeviceInfo
 from edgevit.errors import DeviceError, DeviceLost, DeviceUnreachable, EnvironmentFailure, ToolchainError, UserError
 from edgevit.tuning import pipeline as module
-from edgevit.tuning.build import BuildFailure, Library
+from edgevit.tuning.building.build import BuildFailure, Library
 from edgevit.tuning.measure import Fault, Latency, Measurer, Outcome
 from edgevit.tuning.pipeline import Batch, Ended, Pipeline, Told
 from edgevit.tuning.reading import read_records
@@ -31,7 +31,7 @@ from tests.device.processes import wait_until
 from tests.tuning.test_search import DEVICE, SMALL, Ready, bowl, make_task
 
 if TYPE_CHECKING:
-    from edgevit.tuning.builders import Builders, Built
+    from edgevit.tuning.building.builders import Builders, Built
 
 SECONDS = 30.0
 """Longer than anything here takes, by far."""

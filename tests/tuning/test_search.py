@@ -22,7 +22,7 @@ from edgevit.compiler.kernels import workload_key
 from edgevit.device.session import DeviceInfo
 from edgevit.errors import EnvironmentFailure
 from edgevit.targets import get_target
-from edgevit.tuning.build import Library
+from edgevit.tuning.building.build import Library
 from edgevit.tuning.measure import Correct, Fault, Latency, Measurer, Outcome, measure_twice
 from edgevit.tuning.reading import read_records
 from edgevit.tuning.record import FailureRecord, KernelRecord
@@ -33,7 +33,7 @@ from edgevit.tuning.writing import LogWriter
 from tests.tuning.making import measured
 
 if TYPE_CHECKING:
-    from edgevit.tuning.builders import Built
+    from edgevit.tuning.building.builders import Built
 
 TARGET = get_target("rpi4")
 DEVICE = DeviceInfo(kind="rpc", cpu="Cortex-A72", cores=4, system="linux")

@@ -25,7 +25,7 @@ from edgevit.cli.main import run
 from edgevit.errors import DeviceError
 from edgevit.model import Model
 from edgevit.targets import get_target
-from edgevit.tuning.build import Builder
+from edgevit.tuning.building.build import Builder
 from edgevit.tuning.measure import Protocol
 from edgevit.tuning.places import Places, find_places
 from edgevit.tuning.reading import Rejected, read_records

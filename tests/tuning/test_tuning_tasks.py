@@ -14,7 +14,7 @@ from edgevit.compiler.prepare import prepare
 from edgevit.compiler.program import KernelLibrary
 from edgevit.model import Model, from_proto, load
 from edgevit.targets import get_target
-from edgevit.tuning.candidates import Order
+from edgevit.tuning.building.candidates import Order
 from edgevit.tuning.layers import Layer
 from edgevit.tuning.proposing import propose
 from edgevit.tuning.records import TuningLog, choice_key

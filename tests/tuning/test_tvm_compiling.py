@@ -13,10 +13,10 @@ from edgevit.compiler.compile import compile_model
 from edgevit.model import Model
 from edgevit.targets import get_target
 from edgevit.tuning.layers import Layer
+from edgevit.tuning.metaschedule.schedules import DEFAULT_TRACE, BadTrace, TvmSchedules, apply_trace
 from edgevit.tuning.reading import read_records
 from edgevit.tuning.record import TargetFacts, TvmRecord
 from edgevit.tuning.records import TuningLog
-from edgevit.tuning.tvm_schedules import DEFAULT_TRACE, BadTrace, TvmSchedules, apply_trace
 from tests.tuning.upsampling import tasks_of, tune, upsampling
 
 HOST = get_target("host")
@@ -158,7 +158,7 @@ def test_a_schedule_without_work_for_all_cores_needs_a_measurement_with_them(mea
 def test_tvms_own_database_takes_the_records(measured: list[TvmRecord], tmp_path: Path) -> None:
     from tvm.s_tir import meta_schedule as ms
 
-    from edgevit.tuning.tvm_database import write_database
+    from edgevit.tuning.metaschedule.database import write_database
 
     write_database(timed(measured, 3e-3, 1e-3, 2e-3), tmp_path)
     (task,) = tasks_of(upsampling())

@@ -11,11 +11,11 @@ from edgevit.device.session import DeviceInfo
 from edgevit.errors import UserError
 from edgevit.targets import get_target
 from edgevit.tuning.layers import Layer
+from edgevit.tuning.metaschedule.database import read_database, write_database
 from edgevit.tuning.origin import Origin
 from edgevit.tuning.reading import read_records
 from edgevit.tuning.record import TvmRecord
 from edgevit.tuning.records import TuningLog
-from edgevit.tuning.tvm_database import read_database, write_database
 from edgevit.tuning.writing import LogWriter
 
 ORIGIN = Origin(get_target("x86-64-v3"), DeviceInfo(kind="process", cpu="CPU", cores=2, system="linux"), 2, "test")

@@ -16,15 +16,15 @@ import pytest
 from edgevit.device.connect import connect
 from edgevit.errors import EnvironmentFailure, ToolchainError
 from edgevit.model import Model
-from edgevit.tuning.build import Builder, BuildFailure, Library
+from edgevit.tuning.building.build import Builder, BuildFailure, Library
 from edgevit.tuning.measure import Correct, Fault, Latency
+from edgevit.tuning.metaschedule.schedules import DEFAULT_TRACE, apply_trace, module_hash, trace_key
+from edgevit.tuning.metaschedule.search import TvmTrial
+from edgevit.tuning.metaschedule.tasks import TvmTask, tvm_latencies
 from edgevit.tuning.reading import read_records
 from edgevit.tuning.record import TvmRecord
 from edgevit.tuning.records import Choice
 from edgevit.tuning.tasks import Task
-from edgevit.tuning.tvm_schedules import DEFAULT_TRACE, apply_trace, module_hash, trace_key
-from edgevit.tuning.tvm_search import TvmTrial
-from edgevit.tuning.tvm_tasks import TvmTask, tvm_latencies
 from tests.device.processes import MARK, marked, wait_until
 from tests.tuning.upsampling import tasks_of, tune, upsampling
 

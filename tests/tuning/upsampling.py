@@ -17,9 +17,9 @@ from edgevit.model import Model, from_proto
 from edgevit.target_schema import Target
 from edgevit.targets import get_target
 from edgevit.tuning.measure import Protocol
+from edgevit.tuning.metaschedule.search import TvmSummary, TvmTrial, TvmTuner
+from edgevit.tuning.metaschedule.tasks import TvmTask, extract_tvm_tasks
 from edgevit.tuning.search import read_known
-from edgevit.tuning.tvm_search import TvmSummary, TvmTrial, TvmTuner
-from edgevit.tuning.tvm_tasks import TvmTask, extract_tvm_tasks
 from edgevit.tuning.writing import LogWriter
 
 CALM = Protocol(rounds=3, most_rounds=200, seconds=1e-5, slow_share=1e6)

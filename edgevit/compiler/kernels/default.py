@@ -19,7 +19,7 @@ from edgevit.tuning.workloads import TVM_FAMILY
 if TYPE_CHECKING:
     from tvm import s_tir, tirx
 
-    from edgevit.tuning.tvm_schedules import TvmSchedules
+    from edgevit.tuning.metaschedule.schedules import TvmSchedules
 
 NAME = "default"
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from edgevit.errors import EnvironmentFailure, UserError
-from edgevit.tuning import cluster_worker
-from edgevit.tuning.candidates import said
+from edgevit.tuning.building import cluster_worker
+from edgevit.tuning.building.candidates import said
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from edgevit.errors import UserError
-from edgevit.tuning.build import Builder, Limits
-from edgevit.tuning.build import Built as Built
-from edgevit.tuning.build_pool import BuildPool
+from edgevit.tuning.building.build import Builder, Limits
+from edgevit.tuning.building.build import Built as Built
+from edgevit.tuning.building.build_pool import BuildPool
 from edgevit.tuning.records import Choice
 from edgevit.tuning.tasks import Task
 
@@ -91,6 +91,6 @@ def open_builders(workers: str | int | None) -> Builders:
             where="--workers",
             advice="Give a number of processes, or the address of a Dask scheduler such as tcp://HOST:8786.",
         )
-    from edgevit.tuning.cluster import DaskBuilders
+    from edgevit.tuning.building.cluster import DaskBuilders
 
     return DaskBuilders(text if "://" in text else f"tcp://{text}")

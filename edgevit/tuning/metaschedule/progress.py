@@ -6,10 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from edgevit.tuning import tvm_family
-from edgevit.tuning.record import TargetFacts, TvmRecord
-from edgevit.tuning.tasks import Task
-from edgevit.tuning.tvm_schedules import (
+from edgevit.tuning.metaschedule import family as tvm_family
+from edgevit.tuning.metaschedule.schedules import (
     DEFAULT_TRACE,
     BadTrace,
     apply_trace,
@@ -18,10 +16,12 @@ from edgevit.tuning.tvm_schedules import (
     module_hash,
     trace_key,
 )
-from edgevit.tuning.tvm_tasks import TvmTask
+from edgevit.tuning.metaschedule.tasks import TvmTask
+from edgevit.tuning.record import TargetFacts, TvmRecord
+from edgevit.tuning.tasks import Task
 
 if TYPE_CHECKING:
-    from edgevit.tuning.tvm_space import Database
+    from edgevit.tuning.metaschedule.space import Database
 
 
 @dataclass(eq=False)
@@ -76,7 +76,7 @@ class TvmProgress:
         """Choices that stand for candidates, whose modules the workload then holds."""
         import tvm
 
-        from edgevit.tuning.tvm_space import trial_json
+        from edgevit.tuning.metaschedule.space import trial_json
 
         task = self.task
         numbers = range(self.numbers + 1, self.numbers + 1 + len(candidates))

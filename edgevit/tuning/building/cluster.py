@@ -15,12 +15,12 @@ from concurrent.futures import CancelledError
 from typing import Any, cast
 
 from edgevit.errors import EdgevitError, EnvironmentFailure
-from edgevit.tuning import cluster_worker
-from edgevit.tuning.build import BatchBuilder, Limits
-from edgevit.tuning.build_pool import BuildPool
-from edgevit.tuning.candidates import said
-from edgevit.tuning.compiler import Asked
-from edgevit.tuning.dask_client import (
+from edgevit.tuning.building import cluster_worker
+from edgevit.tuning.building.build import BatchBuilder, Limits
+from edgevit.tuning.building.build_pool import BuildPool
+from edgevit.tuning.building.candidates import said
+from edgevit.tuning.building.compiler import Asked
+from edgevit.tuning.building.dask_client import (
     CONNECT_SECONDS,
     END_SECONDS,
     check_workers,

@@ -19,7 +19,7 @@ from math import ceil
 from typing import NoReturn, cast
 
 from edgevit.errors import ToolchainError
-from edgevit.tuning.candidates import Compiled, Order, compile_order, said
+from edgevit.tuning.building.candidates import Compiled, Order, compile_order, said
 
 HEADER = struct.Struct("<Q")
 """Length of the message that follows."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.compiler.graph import Tensor
 from edgevit.target_schema import Target
-from edgevit.tuning.tvm_schedules import as_module, module_hash
+from edgevit.tuning.metaschedule.schedules import as_module, module_hash
 from edgevit.tuning.workloads import TVM_FAMILY, TVM_VERSION
 
 if TYPE_CHECKING:

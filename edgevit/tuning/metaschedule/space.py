@@ -18,7 +18,7 @@ from tvm.s_tir.meta_schedule import _ffi_api
 from tvm.s_tir.meta_schedule.logging import get_logging_func
 from tvm.target import Target
 
-from edgevit.tuning.tvm_cost import CostModel
+from edgevit.tuning.metaschedule.cost import CostModel
 
 POPULATION = 32
 """Schedules of each generation; replaying one takes tens of milliseconds."""

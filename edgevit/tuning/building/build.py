@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from edgevit.errors import ToolchainError
-from edgevit.tuning.candidates import Compiled, Form, Order
-from edgevit.tuning.compiler import COMPILER_ENDED, Asked, Compiler
+from edgevit.tuning.building.candidates import Compiled, Form, Order
+from edgevit.tuning.building.compiler import COMPILER_ENDED, Asked, Compiler
 from edgevit.tuning.record import Failure
 from edgevit.tuning.records import Choice
 from edgevit.tuning.tasks import Task

@@ -16,8 +16,8 @@ from edgevit.tuning.workloads import TVM_FAMILY, TVM_VERSION
 
 if TYPE_CHECKING:
     from edgevit.target_schema import Target
+    from edgevit.tuning.metaschedule.tasks import TvmTask
     from edgevit.tuning.records import Choice
-    from edgevit.tuning.tvm_tasks import TvmTask
 
 NAME = TVM_FAMILY
 VERSION = TVM_VERSION

@@ -12,17 +12,17 @@ from typing import Any, Literal
 from edgevit.device.session import Session
 from edgevit.device.usage import usable_cores
 from edgevit.errors import EnvironmentFailure, ToolchainError
-from edgevit.tuning.build import Builder
-from edgevit.tuning.candidates import said
+from edgevit.tuning.building.build import Builder
+from edgevit.tuning.building.candidates import said
 from edgevit.tuning.interrupts import Interrupts
 from edgevit.tuning.layers import Layer
 from edgevit.tuning.measure import Fault, Latency, Measurer, Outcome, Protocol
+from edgevit.tuning.metaschedule.family import CANDIDATE, DEFAULT
+from edgevit.tuning.metaschedule.progress import TvmProgress, identity
+from edgevit.tuning.metaschedule.schedules import DEFAULT_TRACE, trace_key
+from edgevit.tuning.metaschedule.tasks import TvmTask, call_seconds, tvm_latencies
 from edgevit.tuning.origin import Origin
 from edgevit.tuning.record import DeviceFacts, Record, TvmRecord
-from edgevit.tuning.tvm_family import CANDIDATE, DEFAULT
-from edgevit.tuning.tvm_progress import TvmProgress, identity
-from edgevit.tuning.tvm_schedules import DEFAULT_TRACE, trace_key
-from edgevit.tuning.tvm_tasks import TvmTask, call_seconds, tvm_latencies
 from edgevit.tuning.writing import LogWriter
 
 BATCH = 16
@@ -203,7 +203,7 @@ class TvmTuner:
     def _search(self) -> None:
         import tvm
 
-        from edgevit.tuning import tvm_space
+        from edgevit.tuning.metaschedule import space as tvm_space
 
         database = tvm_space.Database()
         description = self._tasks[0].target.tvm_target()
@@ -320,8 +320,8 @@ class TvmTuner:
     def _append(
         self, entry: TvmProgress, trial: Sequence[Any], samples: Sequence[float], fault: Fault | None = None
     ) -> None:
-        from edgevit.tuning.tvm_database import trial_record
-        from edgevit.tuning.tvm_space import workload_json
+        from edgevit.tuning.metaschedule.database import trial_record
+        from edgevit.tuning.metaschedule.space import workload_json
 
         trace, _, target, arguments = trial
         # Six digits: more would only make logs longer.

@@ -10,7 +10,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from edgevit.tuning.build import Built
+from edgevit.tuning.building.build import Built
 from edgevit.tuning.records import Choice
 from edgevit.tuning.tasks import Task
 

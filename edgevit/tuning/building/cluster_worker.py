@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from edgevit.errors import EnvironmentFailure
-from edgevit.tuning.compiler import Asked, Compiler
+from edgevit.tuning.building.compiler import Asked, Compiler
 
 IDLE_SECONDS = 300.0
 """How long compilers outlive the last order of a client that vanished."""
@@ -27,9 +27,9 @@ _SOURCES = (
     "compiler/**/*.py",
     "link.py",
     "target_schema.py",
-    "tuning/build_process.py",
-    "tuning/candidates.py",
-    "tuning/cluster_worker.py",
+    "tuning/building/build_process.py",
+    "tuning/building/candidates.py",
+    "tuning/building/cluster_worker.py",
 )
 _COMPARED = ("edgevit", "TVM", "Python")
 
@@ -164,7 +164,7 @@ def _version(distribution: str) -> str:
 
 def _sources() -> str:
     """Digest of the modules that write kernels: two checkouts of the same version may differ in them."""
-    folder = Path(__file__).parents[1]
+    folder = Path(__file__).parents[2]
     paths = [path for pattern in _SOURCES for path in folder.glob(pattern)]
     digest = hashlib.sha256()
     for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in paths):

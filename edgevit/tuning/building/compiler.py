@@ -14,8 +14,8 @@ from concurrent.futures import CancelledError
 
 from edgevit.device.spawn import START_TIMEOUT, Keeper, python_program
 from edgevit.errors import ToolchainError
-from edgevit.tuning.build_process import Answer, receive, send
-from edgevit.tuning.candidates import Compiled
+from edgevit.tuning.building.build_process import Answer, receive, send
+from edgevit.tuning.building.candidates import Compiled
 from edgevit.tuning.record import Failure
 
 Asked = Compiled | tuple[Failure, str]
@@ -96,9 +96,8 @@ class _Process:
         with theirs:
 
             def command(folder: str) -> list[str]:
-                program = (
-                    f"import os; os.environ['TMPDIR'] = {folder!r}; {python_program('edgevit.tuning.build_process')}"
-                )
+                serving = python_program("edgevit.tuning.building.build_process")
+                program = f"import os; os.environ['TMPDIR'] = {folder!r}; {serving}"
                 return [sys.executable, "-c", program, str(theirs.fileno())]
 
             try:

@@ -1,0 +1,1 @@
+"""Candidates become libraries: in processes here, or on a cluster."""
