@@ -86,7 +86,8 @@ def measure(
         for count in threads:
             shown.stage(f"{source.stem}: measuring with {count} thread{'s' if count > 1 else ''}")
             runs.append(run_once(field, no_peak, cases, macs, count, plan, folder, shown.share))
-    return {"model": source.stem, "kernels": counts, "runs": [_run(run) for run in runs]}
+    names = [rival.name for rival in rivals]
+    return {"model": source.stem, "kernels": counts, "runs": [_run(run, names) for run in runs]}
 
 
 def _compile(name: str, model: Model, target: Target, log: TuningLog, folder: Path) -> tuple[Entrant, dict[str, int]]:
@@ -104,14 +105,17 @@ def _compile(name: str, model: Model, target: Target, log: TuningLog, folder: Pa
     return entrant, counts
 
 
-def _run(run: RunResult) -> dict[str, Any]:
+def _run(run: RunResult, rivals: Sequence[str]) -> dict[str, Any]:
     """Times and ratios of one run: every variant to the untuned one, and to the fastest peer that is right."""
-    from edgevit.bench.contenders.ranking import paired, round_medians
+    from edgevit.bench.contenders.ranking import fastest, paired, round_medians
 
     contenders = {contender.name: contender for contender in run.contenders}
     for name in (UNTUNED, TUNED):
         if contenders[name].status != "ok":
             raise EnvironmentFailure(f"the {name} artifact cannot be measured: {contenders[name].reason}")
+
+    right = {name: round_medians(contenders[name].rounds) for name in rivals if contenders[name].status == "ok"}
+    best_peer = fastest(right)
 
     def ratio(own: ContenderResult, other: str | None) -> dict[str, Any] | None:
         if other is None or own.status != "ok":
@@ -124,13 +128,13 @@ def _run(run: RunResult) -> dict[str, Any]:
             "max_error": contender.max_error,
             "median_seconds": contender.median_seconds,
             "times_faster_than_untuned": ratio(contender, UNTUNED),
-            "times_faster_than_best_peer": ratio(contender, run.best_peer),
+            "times_faster_than_best_peer": ratio(contender, best_peer),
             "rounds": contender.rounds,
         }
         for contender in run.contenders
     }
     load = (run.load_before, run.load_after)
-    return {"threads": run.threads, "load": load, "best_peer": run.best_peer, "contenders": rows}
+    return {"threads": run.threads, "load": load, "best_peer": best_peer, "contenders": rows}
 
 
 def markdown(result: dict[str, Any]) -> str:

@@ -81,7 +81,8 @@ def _program() -> list[str]:
 def _server() -> Iterator[str]:
     """Address of an RPC server of this machine's own."""
     command = [*_program(), "devices", "serve", "--port", "0", "--json"]
-    with _ended(subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)) as process:
+    quiet = subprocess.DEVNULL
+    with _ended(subprocess.Popen(command, stdout=subprocess.PIPE, stdin=quiet, stderr=quiet, text=True)) as process:
         assert process.stdout is not None
         told = json.loads(process.stdout.readline())
         yield f"{told['host']}:{told['port']}"
