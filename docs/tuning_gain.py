@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from edgevit.tuning.records import TuningLog
 
 UNTUNED, TUNED = "untuned", "tuned"
+CONTROL = "same code"
+"""The untuned artifact once more: how far from 1 its ratio is, other ratios may be by chance."""
 _INTERRUPTED = 130
 
 
 def logs(folder: Path, target: Target, minutes: Iterable[float]) -> dict[str, TuningLog]:
-    """Records by the name of the variant that uses them: none, all, and those of the first minutes."""
+    """Records by the name of the variant that uses them: none, none again, those of the first minutes, and all."""
     from edgevit.device.usage import cpu_model
     from edgevit.tuning.layers import Layer, log_files
     from edgevit.tuning.reading import Rejected, read_records
@@ -49,7 +51,12 @@ def logs(folder: Path, target: Target, minutes: Iterable[float]) -> dict[str, Tu
         kept = [r for r in found if limit is None or _moment(r.date) - begun <= timedelta(minutes=limit)]
         return TuningLog([(Layer.GIVEN, record) for record in kept], target, device=cpu_model())
 
-    return {UNTUNED: TuningLog(), **{f"{limit:g} min": log(limit) for limit in minutes}, TUNED: log(None)}
+    return {
+        UNTUNED: TuningLog(),
+        CONTROL: TuningLog(),
+        **{f"{limit:g} min": log(limit) for limit in minutes},
+        TUNED: log(None),
+    }
 
 
 def _moment(date: str) -> datetime:

@@ -41,9 +41,15 @@ def _log(folder: Path) -> Path:
 def test_variants_hold_the_records_of_the_first_minutes(tmp_path: Path) -> None:
     gain, target = _load("tuning_gain"), get_target("rpi4")
     logs = gain.logs(_log(tmp_path), target, [5.0, 15.0])
-    assert list(logs) == ["untuned", "5 min", "15 min", "tuned"]
+    assert list(logs) == ["untuned", "same code", "5 min", "15 min", "tuned"]
     best = {name: log.best(KEY) for name, log in logs.items()}
-    assert best == {"untuned": None, "5 min": {"rows": 2}, "15 min": {"rows": 3}, "tuned": {"rows": 3}}
+    assert best == {
+        "untuned": None,
+        "same code": None,
+        "5 min": {"rows": 2},
+        "15 min": {"rows": 3},
+        "tuned": {"rows": 3},
+    }
     with pytest.raises(UserError, match="no records"):
         gain.logs(tmp_path / "rpi5", target, [])
 
@@ -58,7 +64,7 @@ def test_untuned_and_tuned_take_turns(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     title, _, head, _, row = done.stdout.splitlines()
     assert "target host; 2 rounds or more of 2 calls" in title
-    assert head.count("|") == row.count("|") == 8
+    assert head.count("|") == row.count("|") == 9
     assert row.startswith("| small | 1 |")
 
 
