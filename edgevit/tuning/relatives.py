@@ -8,9 +8,9 @@ share their records:
 2. the same features and vector registers on another processor;
 3. the same architecture and vector registers.
 
-Within a level fewer differing features are nearer, then the name decides. Other architectures are no relatives, and no
-more are targets with other vector registers: what fits 32 registers of 512 bits is up to twice as slow as the default on
-16 of 256 bits.
+Within a level fewer differing features are nearer, then the name decides. Other architectures are no relatives, and
+neither are targets with other vector registers: what fits 32 registers of 512 bits was up to 2.5 times as slow as the
+default on 16 of 256 bits.
 """
 
 from __future__ import annotations
