@@ -197,8 +197,8 @@ def gain(
     from edgevit.targets import get_target
 
     chosen = get_target(target)
-    records = logs(tuning_log, chosen, [float(part) for part in minutes.split(",") if part])
-    counts = [int(part) for part in threads.split(",")]
+    records = logs(tuning_log, chosen, _numbers(minutes, "--minutes"))
+    counts = [max(1, int(count)) for count in _numbers(threads, "--threads")]
     plan = Plan(rounds, calls, seconds)
     result = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -211,6 +211,13 @@ def gain(
     if output is not None:
         write_atomic(output, json.dumps(result, indent=1, sort_keys=True) + "\n")
     print(markdown(result), end="")
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise UserError(f"{text!r} is no list of numbers.", advice=f"Write {option} 5,15,60.") from error
 
 
 def _terminate(_number: int, _frame: object) -> None:

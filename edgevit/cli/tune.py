@@ -19,8 +19,8 @@ def tune(
         typer.Argument(metavar="MODEL...", help="ONNX files; kernels that several share are tuned once."),
     ] = None,
     target: Annotated[
-        str, typer.Option("--target", "-t", help="A name from 'edgevit targets', or a TOML file.")
-    ] = "host",
+        str | None, typer.Option("--target", "-t", help="A name from 'edgevit targets', or a TOML file. Default: host.")
+    ] = None,
     shape: Annotated[
         list[str] | None,
         typer.Option("--shape", help="1x3x256x256 or INPUT=1x3x256x256, for dynamic inputs. Given again: all."),
@@ -90,7 +90,7 @@ def tune(
         return
     request = Request(
         models=tuple(models or ()),
-        target=target,
+        target=target or "host",
         shape=tuple(shape or ()),
         minutes=_MINUTES if minutes is None and trials is None else minutes,
         trials=trials,

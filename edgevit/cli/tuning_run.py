@@ -44,7 +44,12 @@ class Request:
 
 
 def keep_records(
-    asked: Sequence[str], logs: list[Path] | None, target: str, file: Path | None, folder: Path | None, as_json: bool
+    asked: Sequence[str],
+    logs: list[Path] | None,
+    target: str | None,
+    file: Path | None,
+    folder: Path | None,
+    as_json: bool,
 ) -> None:
     """Count, export, merge or prune: what ``edgevit records`` does, for records of the tuning log.
 
@@ -62,13 +67,13 @@ def keep_records(
     if asked[0] == "--merge":
         if not logs:
             raise UserError("no log was given.", advice="Name the logs, or folders of logs, to take records from.")
-        merge_command(logs, log_for(get_target(target), folder), as_json)
+        merge_command(logs, log_for(get_target(target or "host"), folder), as_json)
     elif asked[0] == "--prune":
-        prune_command(logs or ([folder] if folder else None), None, 3, as_json)
+        prune_command(logs or ([folder] if folder else None), target, 3, as_json)
     elif file is not None:
-        export_command(file, None, folder, as_json)
+        export_command(file, target, folder, as_json)
     else:
-        status_command(None, folder, as_json)
+        status_command(target, folder, as_json)
 
 
 def run_tuning(request: Request, where: Mapping[str, Any], devices: int | None, timeout: float) -> Reason:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import tempfile
-import uuid
-from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from pathlib import Path
 
@@ -17,7 +14,7 @@ from edgevit.errors import ToolchainError, UserError
 from edgevit.targets import get_target
 from edgevit.tuning.building.build import Builder, Built, Limits
 from edgevit.tuning.building.builders import LocalBuilders, open_builders
-from tests.device.processes import MARK, marked, wait_until
+from tests.device.processes import marked, wait_until
 from tests.tuning import faulty_family as faulty
 from tests.tuning import gated_family as gated
 from tests.tuning.batches import functions, ways
@@ -25,19 +22,7 @@ from tests.tuning.batches import functions, ways
 HOST = get_target("host")
 
 
-@pytest.fixture(autouse=True)
-def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Every process that the test causes carries this mark; it fails if one, or a temporary file, remains."""
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
-    text = uuid.uuid4().hex
-    monkeypatch.setenv(MARK, text)
-    monkeypatch.setenv("TMPDIR", str(temporary))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    yield text
-    wait_until(lambda: not marked(text) and not list(temporary.glob("edgevit*")))
-    assert [process.cmdline() for process in marked(text)] == []
-    assert [path.name for path in temporary.glob("edgevit*")] == []
+pytestmark = pytest.mark.usefixtures("mark")
 
 
 @pytest.fixture

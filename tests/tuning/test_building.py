@@ -6,9 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,25 +13,13 @@ import pytest
 from edgevit.errors import ToolchainError
 from edgevit.targets import get_target
 from edgevit.tuning.building.build import Builder, Library
-from tests.device.processes import MARK, marked, wait_until
+from tests.device.processes import marked, wait_until
 from tests.tuning import faulty_family as faulty
 
 HOST = get_target("host")
 
 
-@pytest.fixture(autouse=True)
-def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Every process that the test causes carries this mark; it fails if one, or a temporary file, remains."""
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
-    text = uuid.uuid4().hex
-    monkeypatch.setenv(MARK, text)
-    monkeypatch.setenv("TMPDIR", str(temporary))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    yield text
-    wait_until(lambda: not marked(text) and not list(temporary.glob("edgevit*")))
-    assert [process.cmdline() for process in marked(text)] == []
-    assert [path.name for path in temporary.glob("edgevit*")] == []
+pytestmark = pytest.mark.usefixtures("mark")
 
 
 def ways(*numbers: int) -> list[dict[str, int]]:

@@ -8,8 +8,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
-import uuid
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +25,7 @@ from edgevit.tuning.record import KernelRecord
 from edgevit.tuning.records import choice_key
 from edgevit.tuning.search import Tuner
 from edgevit.tuning.writing import LogWriter
-from tests.device.processes import MARK, free_port, listener, marked, stock, wait_until
+from tests.device.processes import free_port, listener, stock, wait_until
 from tests.models import small_proto
 from tests.tuning.calm_command import calm, start
 from tests.tuning.making import failed, measured
@@ -50,17 +48,7 @@ class Said(NamedTuple):
 Command = Callable[..., Said]
 
 
-@pytest.fixture(autouse=True)
-def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Every process that the test causes carries this mark; it fails if one, or a temporary file, remains."""
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
-    text = uuid.uuid4().hex
-    monkeypatch.setenv(MARK, text)
-    monkeypatch.setenv("TMPDIR", str(temporary))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    yield text
-    assert wait_until(lambda: not marked(text) and not list(temporary.glob("edgevit*")), 30)
+pytestmark = pytest.mark.usefixtures("mark")
 
 
 @pytest.fixture
@@ -185,6 +173,7 @@ def test_looking_after_records(folder: Path, edgevit: Command) -> None:
     assert "rpi4" in edgevit("tune", "--status").out
     assert "records in all.jsonl" in edgevit("tune", "--export", "all.jsonl").out
     exported = [record for record in read_records(folder / "all.jsonl") if not isinstance(record, Rejected)]
+    assert "7 records in" in edgevit("tune", "--export", "rpi4.jsonl", "--target", "rpi4").out
     own = {record.line() for record in exported if record.target.name == "rpi4"}  # others ship
     assert own == {record.line() for record in read_records(user)}  # type: ignore[union-attr]
     assert "4 records kept" in edgevit("tune", "--prune").out

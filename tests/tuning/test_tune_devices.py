@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import tempfile
 import threading
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -28,30 +26,15 @@ from edgevit.targets import get_target
 from edgevit.tuning.measure import Measurer, Outcome
 from edgevit.tuning.reading import read_records
 from edgevit.tuning.records import choice_key
-from tests.device.processes import MARK, marked, program, stock, wait_until
+from tests.device.processes import program, stock, wait_until
 from tests.models import small_proto
 from tests.tuning.calm_command import calm
 
-pytestmark = [pytest.mark.emulated, pytest.mark.usefixtures("qemu")]
+pytestmark = [pytest.mark.emulated, pytest.mark.usefixtures("mark", "qemu")]
 
 ARM64 = get_target("arm64-linux")
 Served = dict[str, list[tuple[str, Outcome]]]
 Tune = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(autouse=True)
-def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Every process that the test causes carries this mark; it fails if one, or a temporary file, remains."""
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
-    text = uuid.uuid4().hex
-    monkeypatch.setenv(MARK, text)
-    monkeypatch.setenv("TMPDIR", str(temporary))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    yield text
-    wait_until(lambda: not marked(text) and not list(temporary.glob("edgevit*")), 30)
-    assert [process.cmdline() for process in marked(text)] == []
-    assert [path.name for path in temporary.glob("edgevit*")] == []
 
 
 @pytest.fixture

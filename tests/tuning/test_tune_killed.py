@@ -8,9 +8,7 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -35,7 +33,7 @@ from edgevit.tuning.run import Plan, open_run
 from edgevit.tuning.search import Budget, Summary, Trial, Tuner
 from edgevit.tuning.writing import LogWriter
 from tests.device.conftest import server_binary as server_binary
-from tests.device.processes import MARK, marked, own, stock, tracker_knows, wait_until, worker_of
+from tests.device.processes import marked, own, stock, tracker_knows, wait_until, worker_of
 from tests.models import small_proto
 from tests.tuning import faulty_family as faulty
 from tests.tuning.calm_command import calm, start
@@ -47,19 +45,7 @@ LIVES = 20
 Board = Callable[[], tuple[subprocess.Popen[bytes], int]]
 
 
-@pytest.fixture(autouse=True)
-def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Every process that the test causes carries this mark; it fails if one, or a temporary file, remains."""
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
-    text = uuid.uuid4().hex
-    monkeypatch.setenv(MARK, text)
-    monkeypatch.setenv("TMPDIR", str(temporary))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    yield text
-    wait_until(lambda: not marked(text) and not list(temporary.glob("edgevit*")), 30)
-    assert [process.cmdline() for process in marked(text)] == []
-    assert [path.name for path in temporary.glob("edgevit*")] == []
+pytestmark = pytest.mark.usefixtures("mark")
 
 
 def whole_lines(log: Path) -> bytes:
