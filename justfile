@@ -71,6 +71,10 @@ estimate-agreement *arguments:
 long-run *arguments:
     {{ python }} docs/long_run.py {{ arguments }}
 
+# Compile for phones and Macs, execute what was compiled under emulation, and print what that proved
+verify-all *arguments:
+    {{ python }} docs/verify_all.py {{ arguments }}
+
 # What runs on every change: a clean checkout, README's two lines, all tests, lint
 ci:
     .ci/run

@@ -43,6 +43,9 @@ _TAIL = """\
 | `EDGEVIT_CACHE_DIR` | folder of what can be made again, such as device servers; default: the user's cache |
 | `EDGEVIT_TUNING_DIR` | folder of your own tuning records; default: `tuning_logs` in the user's data folder |
 | `EDGEVIT_SSH` | the command to use in place of `ssh` |
+| `EDGEVIT_ADB` | the command to use in place of `adb` |
+| `ANDROID_SERIAL` | the phone that `--adb` without a serial means, as for `adb` |
+| `ANDROID_ADB_SERVER_PORT` | where adb's server listens, as for `adb`; default: 5037 |
 | `ANDROID_NDK_HOME` | an installed Android NDK, for `--linker ndk` |
 """
 

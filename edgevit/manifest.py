@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -11,14 +11,16 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     StringConstraints,
+    model_serializer,
 )
 
 from edgevit.model.metadata import Metadata
 from edgevit.target_schema import Target
 from edgevit.tuning.record import Evidence
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
 """A plain name: nothing in it can leave the artifact's folder."""
@@ -76,11 +78,11 @@ class LibraryInfo(_Schema):
 
     Attributes:
         file: its name in the artifact.
-        format: object format.
+        format: object format; an ``archive`` is a static library of Mach-O objects, which no session loads.
     """
 
     file: FileName
-    format: Literal["elf", "macho"]
+    format: Literal["elf", "macho", "archive"]
 
 
 class KernelInfo(_Schema):
@@ -109,6 +111,29 @@ class KernelInfo(_Schema):
     def tuned(self) -> bool:
         """Whether a tuning record shaped it."""
         return self.evidence is not None
+
+
+class LaunchInfo(_Schema):
+    """One launch of a kernel on a GPU.
+
+    Attributes:
+        function: what the virtual machine calls.
+        kernel: its name in the kernel text.
+        grid: groups along x, y and z.
+        block: threads of a group along x, y and z.
+        arguments: for every buffer of the kernel, the position of the function's argument that it is; -1 for the first
+            of the function's own workspaces, -2 for the second, and so on.
+        workspaces: bytes of the function's own device memory.
+        bytes: of the kernel's buffers, each counted once.
+    """
+
+    function: str
+    kernel: str
+    grid: tuple[PositiveInt, PositiveInt, PositiveInt]
+    block: tuple[PositiveInt, PositiveInt, PositiveInt]
+    arguments: tuple[int, ...]
+    workspaces: tuple[NonNegativeInt, ...] = ()
+    bytes: NonNegativeInt = 0
 
 
 class TuningInfo(_Schema):
@@ -140,6 +165,8 @@ class NumericCheck(_Schema):
         max_abs_error: largest difference, over all seeds and calls, of the output that came closest to failing.
         max_abs_reference: largest magnitude of that output's expected values.
         tolerance: largest accepted ``max_abs_error / max_abs_reference``.
+        proof: of a GPU's kernels, what executing their text in emulation showed; left out of the file where empty.
+        unconfirmed: what it did not show; left out where empty.
     """
 
     status: Literal["passed", "not run"]
@@ -152,6 +179,13 @@ class NumericCheck(_Schema):
     max_abs_reference: NonNegativeFloat | None = None
     tolerance: NonNegativeFloat | None = None
     reason: str | None = None
+    proof: tuple[str, ...] = ()
+    unconfirmed: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        return {name: value for name, value in content.items() if value or name not in ("proof", "unconfirmed")}
 
 
 class Resolution(_Schema):
@@ -167,6 +201,7 @@ class Resolution(_Schema):
         macs: multiply-accumulates by kernel family; ``tvm`` for what no family covers.
         rest: nodes that no family covers, by operator.
         workspace_bytes: memory for values between kernels.
+        launches: on a GPU, what is launched, in order.
         check: what the code passed.
     """
 
@@ -178,6 +213,7 @@ class Resolution(_Schema):
     macs: dict[str, NonNegativeInt] = {}
     rest: dict[str, NonNegativeInt] = {}
     workspace_bytes: NonNegativeInt = 0
+    launches: tuple[LaunchInfo, ...] = ()
     check: NumericCheck
 
     @property
@@ -199,6 +235,8 @@ class Manifest(_Schema):
         format_version: layout of the artifact; a reader refuses versions it does not know.
         metadata: what the model says of itself: labels, preprocessing, how boxes are decoded.
         precision: ``fp32``, ``fp16`` or ``int8``: of the weights.
+        constant_bytes: on a GPU, weights that are copied to the device when a model is loaded; on a CPU they are part
+            of the library, and this is 0.
         kernels: number of distinct kernels by the family that wrote them.
         resolutions: input shapes that it serves, each with its program; at least one.
         tools: version of everything that shaped the bytes.
@@ -214,6 +252,7 @@ class Manifest(_Schema):
     library: LibraryInfo
     kernels: dict[str, NonNegativeInt]
     resolutions: Annotated[tuple[Resolution, ...], Field(min_length=1)]
+    constant_bytes: NonNegativeInt = 0
     tuning: TuningInfo
     tools: dict[str, str]
     files: dict[FileName, FileInfo]

@@ -31,12 +31,21 @@ ZigTarget = Annotated[
     str,
     _spelled(r"[a-z0-9_]+-[a-z]+(-[a-z0-9]+)?(\.[0-9]+)*", "a zig target such as 'aarch64-linux-gnu.2.28'"),
 ]
+LanguageVersion = Annotated[
+    str, _spelled(r"(CL|metal)[1-9]\.[0-9]", "a version of a GPU language, such as 'CL2.0' or 'metal2.3'")
+]
+Extension = Annotated[str, _spelled(r"cl_[a-z0-9]+_[a-z0-9_]+", "an OpenCL extension such as 'cl_khr_fp16'")]
 Address = Annotated[str, _spelled(r"(\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):[0-9]{1,5}", "an address of the form host:port")]
 
 Architecture = Literal["aarch64", "arm", "x86_64"]
-System = Literal["linux", "macos"]
+System = Literal["linux", "android", "macos", "ios"]
+OsKernel = Literal["linux", "darwin"]
 
 _ARCHITECTURES: dict[str, Architecture] = {"aarch64": "aarch64", "armv7a": "arm", "x86_64": "x86_64"}
+# Operating systems by how LLVM's triple spells them, the more specific first.
+_SYSTEMS: dict[str, System] = {"android": "android", "ios": "ios", "macos": "macos", "linux": "linux"}
+_OS_KERNELS: dict[System, OsKernel] = {"linux": "linux", "android": "linux", "macos": "darwin", "ios": "darwin"}
+_LANGUAGES = {"opencl": "CL", "metal": "metal"}
 _IN_ORDER = frozenset({"cortex-a7", "cortex-a35", "cortex-a53", "cortex-a55", "cortex-a510", "cortex-a520"})
 _VERSION = re.compile(r"\.([0-9]+(?:\.[0-9]+)*)$")
 
@@ -80,12 +89,42 @@ class Cluster(_Schema):
     cores: PositiveInt
 
 
+class Gpu(_Schema):
+    """The GPU that a model's kernels run on; the CPU then only starts them."""
+
+    api: Literal["opencl", "metal"]
+    language: LanguageVersion
+    """Version that the text of kernels is written for: ``CL2.0``, ``metal2.3``."""
+    extensions: tuple[Extension, ...] = ()
+    """OpenCL extensions that kernels may use."""
+    max_threads: PositiveInt
+    """Most threads (OpenCL's work-items) in a group that kernels ask for."""
+    local_bytes: PositiveInt
+    """Bytes of local (Metal: threadgroup) memory that one group may use."""
+    simd: PositiveInt
+    """Threads that execute one instruction together."""
+    cores: PositiveInt
+    """Shader cores (OpenCL: compute units)."""
+    local_on_chip: bool = True
+    """Whether local memory is a memory of its own; where it is not, staging data there is no gain."""
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Gpu:
+        if not self.language.startswith(_LANGUAGES[self.api]):
+            raise ValueError(f"{self.language} is not a version of {self.api}'s language")
+        if self.extensions and self.api != "opencl":
+            raise ValueError("extensions are OpenCL's")
+        if self.max_threads % self.simd:
+            raise ValueError("max_threads is not a multiple of simd")
+        return self
+
+
 class Linking(_Schema):
     """How object files become a shared library, or a static program, for the device."""
 
     linker: Literal["zig", "system", "ndk"] = "zig"
     zig_target: ZigTarget
-    """zig's triple; its trailing version is the oldest glibc or macOS that the library accepts."""
+    """zig's triple; its trailing version is the oldest glibc, macOS, iOS or Android API level it runs on."""
     zig_static_target: ZigTarget | None = None
     """zig's triple for one static file (musl); absent where the system allows none."""
 
@@ -98,6 +137,11 @@ class Linking(_Schema):
     def minimum_macos(self) -> str | None:
         """Oldest macOS a linked library loads on, such as ``11.0``; None off macOS."""
         return self._version() if "-macos" in self.zig_target else None
+
+    @property
+    def minimum_os(self) -> str | None:
+        """Oldest macOS or iOS, such as ``15.0``, or Android API level, such as ``26``; None on Linux."""
+        return self._version() if re.search(r"-(macos|ios|linux-android)", self.zig_target) else None
 
     def _version(self) -> str | None:
         found = _VERSION.search(self.zig_target)
@@ -120,7 +164,7 @@ class Target(_Schema):
     description: str
     aliases: tuple[Name, ...] = ()
     triple: str
-    """LLVM's triple: ``aarch64-linux-gnu``, ``armv7a-linux-gnueabihf``, ``aarch64-apple-macos``, …"""
+    """LLVM's triple: ``aarch64-linux-gnu``, ``armv7a-linux-androideabi``, ``aarch64-apple-ios``, …"""
     cpu: CpuName
     """LLVM's ``-mcpu`` name."""
     features: tuple[Feature, ...] = ()
@@ -135,6 +179,10 @@ class Target(_Schema):
     vector: Vector
     fma: bool
     """Whether vectors have a fused multiply-add."""
+    gpu: Gpu | None = None
+    """What kernels run on where that is not the CPU."""
+    precision: Literal["fp32", "fp16"] = "fp32"
+    """Precision of the compiled model where the user asks for none."""
     linking: Linking
     reach: Reach = Reach()
     emulator: str | None = None
@@ -152,8 +200,8 @@ class Target(_Schema):
             raise ValueError(f"write 'aarch64-{rest}': TVM does not recognise 'arm64'")
         if architecture not in _ARCHITECTURES:
             raise ValueError(f"architecture {architecture!r} is not one of {', '.join(_ARCHITECTURES)}")
-        if "linux" not in rest and "macos" not in rest:
-            raise ValueError("the operating system is neither linux nor macos")
+        if not any(system in rest for system in _SYSTEMS):
+            raise ValueError("the operating system is none of linux, android, macos and ios")
         return triple
 
     @field_validator("features")
@@ -169,12 +217,16 @@ class Target(_Schema):
     def _coherent(self) -> Target:
         if self.triple.endswith("eabihf") and self.float_abi != "hard":
             raise ValueError(f"float_abi must be 'hard' for {self.triple}")
+        if self.triple.endswith("androideabi") and self.float_abi != "soft":
+            raise ValueError(f"float_abi must be 'soft' for {self.triple}")
         if self.float_abi and self.architecture != "arm":
             raise ValueError("float_abi is for 32-bit ARM only")
         if self.clusters and sum(cluster.cores for cluster in self.clusters) < self.cores:
             raise ValueError("cores is more than the clusters have together")
-        if self.emulator and self.system != "linux":
-            raise ValueError("QEMU's user mode runs Linux programs only")
+        if self.gpu and self.gpu.api == "metal" and self.os_kernel != "darwin":
+            raise ValueError("Metal is for macOS and iOS")
+        if self.emulator and self.os_kernel != "linux":
+            raise ValueError("QEMU's user mode runs programs for the Linux kernel only")
         return self
 
     @property
@@ -185,7 +237,12 @@ class Target(_Schema):
     @property
     def system(self) -> System:
         """Operating system."""
-        return "macos" if "macos" in self.triple else "linux"
+        return next(system for spelling, system in _SYSTEMS.items() if spelling in self.triple)
+
+    @property
+    def os_kernel(self) -> OsKernel:
+        """Operating system's kernel, which code without a C library of its own depends on: Android's is Linux."""
+        return _OS_KERNELS[self.system]
 
     @property
     def in_order(self) -> bool:
@@ -200,7 +257,7 @@ class Target(_Schema):
         """The dictionary that ``tvm.target.Target`` takes."""
         target: dict[str, object] = {
             "kind": "llvm",
-            "mtriple": self.triple,
+            "mtriple": self._llvm_triple(),
             "mcpu": self.cpu,
             "num-cores": self.cores,
             # Contraction to FMA only: full fast-math measured slower and breaks NaN handling.
@@ -212,6 +269,10 @@ class Target(_Schema):
             target["mfloat-abi"] = self.float_abi
         return target
 
+    def _llvm_triple(self) -> str:
+        # An object file names its platform only where the triple has a version, and Xcode asks for it in archives.
+        return f"{self.triple}{self.linking.minimum_os or ''}" if self.system == "ios" else self.triple
+
     def fingerprint(self) -> str:
         """SHA-256 of everything that can change generated code, in hexadecimal.
 
@@ -219,6 +280,10 @@ class Target(_Schema):
         """
         irrelevant = {"name", "description", "aliases", "reach", "emulator", "notes", "sources"}
         content = self.model_dump(mode="json", exclude=irrelevant)
+        # What CPUs do without is left out, so that records of earlier versions keep their fingerprints.
+        for name in ("gpu", "precision"):
+            if content[name] == Target.model_fields[name].default:
+                del content[name]
         # The order of features does not matter to LLVM once none is named twice.
         content["features"] = sorted(self.features)
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))

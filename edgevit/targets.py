@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from edgevit.errors import TargetError
+from edgevit.errors import TargetError, UserError
 from edgevit.host import detect_host
 from edgevit.resources import resource_folder
-from edgevit.target_schema import Caches, Cluster, Linking, Reach, Target, Vector
+from edgevit.target_schema import Caches, Cluster, Gpu, Linking, Reach, Target, Vector
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,6 +26,7 @@ else:
 __all__ = [
     "Caches",
     "Cluster",
+    "Gpu",
     "Linking",
     "Reach",
     "Target",
@@ -41,6 +42,7 @@ _TABLES: dict[str, type[BaseModel]] = {
     "caches": Caches,
     "vector": Vector,
     "clusters": Cluster,
+    "gpu": Gpu,
     "linking": Linking,
     "reach": Reach,
 }
@@ -84,10 +86,36 @@ def list_targets() -> list[Target]:
 
 
 def runs_here(target: Target) -> bool:
-    """Whether this machine's CPU has everything the target's code may use."""
+    """Whether this machine's CPU has everything the target's code may use, and its system loads the libraries."""
+    return get_target("host").system == target.system and executes_here(target)
+
+
+def executes_here(target: Target) -> bool:
+    """Whether this machine's CPU and kernel run the target's code, if only in edgevit's server.
+
+    The server loads Android's libraries on Linux too: they ask nothing of the kernel that Linux does not have.
+    """
     host = get_target("host")
-    same = (host.architecture, host.system) == (target.architecture, target.system)
+    same = (host.architecture, host.os_kernel) == (target.architecture, target.os_kernel)
     return same and (target.cpu == host.cpu or {f for f in target.features if f[0] == "+"} <= set(host.features))
+
+
+def require_cpu(target: Target, doing: str) -> None:
+    """Refuse what is done with kernels for CPUs only.
+
+    Args:
+        target: the user's.
+        doing: what is asked for, as the subject of a sentence: ``Tuning``.
+
+    Raises:
+        UserError: kernels of this target run on a GPU.
+    """
+    if target.gpu is not None:
+        raise UserError(
+            f"{doing} is for kernels that run on a CPU; those of {target.name} run on its GPU.",
+            where="--target",
+            advice="GPU kernels take their shapes from the target's [gpu] table; compile without records.",
+        )
 
 
 def validate_for_compiler(target: Target) -> None:
@@ -163,8 +191,10 @@ def _with_base(path: Path, *, seen: tuple[Path, ...]) -> dict[str, Any]:
             advice="Name a preset, or the path of another file.",
         )
     seen = (*seen, path.resolve())
-    if _is_path(base):
-        origin = path.parent / Path(base).expanduser()
+    shipped = resource_folder("targets") / f"{base}.toml"
+    if _is_path(base) or shipped.is_file():
+        # Presets stand on each other, so one's file is read here without the table of all of them.
+        origin = path.parent / Path(base).expanduser() if _is_path(base) else shipped
         if origin.resolve() in seen:
             raise TargetError(f"{base} leads back to this file.", where=f"{path}: base", advice="Break the circle.")
         inherited = _with_base(origin, seen=seen)

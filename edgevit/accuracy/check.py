@@ -67,6 +67,7 @@ def check(
         reference=reference.name,
         ran_on=f"{info.kind}: {info.address or info.cpu or 'this machine'}",
         emulated=session.emulated,
+        phone=info.phone,
     )
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, PlainSerializer
 
 from edgevit.accuracy.inputs import seeded_inputs
 from edgevit.accuracy.tolerance import TOLERANCES, Tolerance, tolerance_for
+from edgevit.device.phone import PhoneFacts
 
 __all__ = [
     "RELATIVE_FLOOR",
@@ -110,6 +111,8 @@ class AccuracyResult(_Result):
     ran_on: str
     """Where the artifact ran."""
     emulated: bool
+    phone: PhoneFacts | None = None
+    """What Android says, of a phone reached through adb."""
 
     @classmethod
     def judge(
@@ -122,6 +125,7 @@ class AccuracyResult(_Result):
         reference: str,
         ran_on: str,
         emulated: bool,
+        phone: PhoneFacts | None = None,
         tolerance: Tolerance | None = None,
     ) -> AccuracyResult:
         """Fold all comparisons tensor by tensor and hold them against the tolerance.
@@ -134,6 +138,7 @@ class AccuracyResult(_Result):
             reference: what computed the reference, with its version.
             ran_on: where the artifact ran.
             emulated: whether that was an emulator.
+            phone: what Android says, of a phone.
             tolerance: in place of the precision's own.
 
         Raises:
@@ -160,6 +165,7 @@ class AccuracyResult(_Result):
             reference=reference,
             ran_on=ran_on,
             emulated=emulated,
+            phone=phone,
         )
 
 

@@ -23,6 +23,7 @@ from edgevit.accuracy.reference import OnnxRuntimeReference
 from edgevit.accuracy.tally import Tally, Unreadable
 from edgevit.accuracy.view import View
 from edgevit.device.batches import most_runs
+from edgevit.device.phone import PhoneFacts
 from edgevit.device.usage import usable_cores
 from edgevit.errors import UserError
 
@@ -73,6 +74,7 @@ class Pass(Result):
         reference: what computed the reference, with its version.
         ran_on: where the artifact ran.
         emulated: whether that was an emulator.
+        phone: what Android says, of a phone reached through adb.
     """
 
     images: int
@@ -87,6 +89,7 @@ class Pass(Result):
     reference: str
     ran_on: str
     emulated: bool
+    phone: PhoneFacts | None = None
 
     @property
     def images_per_second(self) -> float | None:
@@ -204,6 +207,7 @@ def evaluate(
         reference=reference.name,
         ran_on=f"{info.kind}: {info.address or info.cpu or 'this machine'}",
         emulated=session.emulated,
+        phone=info.phone,
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgevit.target_schema import Target
+from edgevit.targets import require_cpu
 
 if TYPE_CHECKING:
     from edgevit.compiler.assembly import Loop
@@ -120,11 +121,13 @@ def estimate(
 
     Raises:
         EnvironmentFailure: llvm-mca is not installed, or does not answer.
+        UserError: the target's kernels run on a GPU.
     """
     from edgevit.bench.mca import find_mca
     from edgevit.compiler.kernels import claim
     from edgevit.compiler.prepare import prepare
 
+    require_cpu(target, "An estimate of cycles")
     find_mca()
     found: dict[Any, list[Any]] = {}
     for node in prepare(model, target).nodes:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from edgevit.accuracy.inputs import seeded_inputs
 from edgevit.bench.result import QUICK
 from edgevit.bench.statistics import LatencySummary, summarise
+from edgevit.device.phone import PhoneRun
 from edgevit.device.session import DeviceInfo, Session
 from edgevit.errors import ToolchainError, UserError
 from edgevit.manifest import KernelInfo
@@ -91,6 +92,7 @@ class ProfileResult(BaseModel):
         rest: operators left to TVM's own loops, and how many.
         peak_flops_per_second: most that the device computed on as many threads; None where it was not measured.
         peak_failure: why not.
+        phone: how warm and how fast a phone was before and after, and whether it was throttled.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -118,6 +120,7 @@ class ProfileResult(BaseModel):
     rest: dict[str, int]
     peak_flops_per_second: float | None
     peak_failure: str | None = None
+    phone: PhoneRun | None = None
 
     def notes(self) -> list[str]:
         """What a reader must know besides the numbers."""
@@ -140,6 +143,10 @@ class ProfileResult(BaseModel):
                 f"the device was busy before (load {self.load_before:.2f} on {cores} cores): other work takes time "
                 "from kernels, and more from what is outside of them"
             )
+        if self.device.phone:
+            notes.append(f"phone: {self.device.phone.text}")
+        if self.phone:
+            notes += self.phone.notes()
         return notes
 
     def to_json(self) -> dict[str, Any]:
@@ -176,8 +183,9 @@ def profile(
         if threads is not None:
             model.set_threads(threads)
         model.set_inputs(seeded_inputs(artifact.resolution.inputs, seed=0), timeout=_TIMEOUT_SECONDS)
-        usage = model.usage()
+        before, usage = session.condition(), model.usage()
         calls, between, latencies = _measure(model, samples, progress)
+        phone = PhoneRun.of(before, session.condition())
     peak, failure = _peak(artifact, session, usage.threads)
     manifest, program = artifact.manifest, artifact.resolution.program
     latency = summarise(latencies)
@@ -208,6 +216,7 @@ def profile(
         rest=artifact.resolution.rest,
         peak_flops_per_second=peak,
         peak_failure=failure,
+        phone=phone,
     )
 
 

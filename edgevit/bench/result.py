@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from edgevit.bench.statistics import LatencySummary, RatioSummary
+from edgevit.device.phone import PhoneRun
 from edgevit.device.session import DeviceInfo
 from edgevit.errors import UserError
 
@@ -92,6 +93,7 @@ class BenchResult(_Schema):
         ratio: latency of edgevit over the peer's, paired round by round; below 1 edgevit is faster.
         date: UTC, ISO 8601.
         shapes: of the inputs, by name.
+        phone: how warm and how fast a phone was before and after, and whether it was throttled.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -109,6 +111,7 @@ class BenchResult(_Schema):
     edgevit: Runner
     peer: Runner | None = None
     ratio: RatioSummary | None = None
+    phone: PhoneRun | None = None
 
     @property
     def runners(self) -> tuple[Runner, ...]:
@@ -134,6 +137,10 @@ class BenchResult(_Schema):
                 break
         if not all(runner.complete for runner in self.runners):
             notes.append(f"cut short after {self.protocol.max_seconds:g} s: fewer samples than the protocol asks")
+        if self.device.phone:
+            notes.append(f"phone: {self.device.phone.text}")
+        if self.phone:
+            notes += self.phone.notes()
         return notes
 
     def to_csv(self) -> str:

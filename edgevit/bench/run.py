@@ -14,6 +14,7 @@ from typing import Protocol as Interface
 from edgevit.accuracy.inputs import seeded_inputs
 from edgevit.bench.result import QUICK, BenchResult, Protocol, Runner
 from edgevit.bench.statistics import RatioSummary, paired_ratio, summarise
+from edgevit.device.phone import PhoneRun
 from edgevit.device.session import DeviceUsage, Session
 from edgevit.errors import UserError
 
@@ -98,9 +99,11 @@ def bench(
             model.set_threads(threads)
         model.set_inputs(seeded_inputs(artifact.resolution.inputs, seed=0), timeout=_TIMEOUT_SECONDS)
         contender = _Model(model, threads)
+        before = session.condition()
         if session.emulated:
             model.invoke(timeout=_TIMEOUT_SECONDS)
-            return _result(artifact, session, protocol, _emulated_runner(contender), None)
+            runner, phone = _emulated_runner(contender), PhoneRun.of(before, session.condition())
+            return _result(artifact, session, protocol, runner, None, phone)
         contenders: list[Contender] = [contender]
         if against is not None:
             from edgevit.bench.peers import start_peer
@@ -112,7 +115,8 @@ def bench(
             count = threads or model.usage().threads
             contenders.append(stack.enter_context(start_peer(against, reference, artifact.resolution.inputs, count)))
         runners = _measure(contenders, protocol, progress)
-        return _result(artifact, session, protocol, runners[0], runners[1] if against else None)
+        phone = PhoneRun.of(before, session.condition() if before else None)
+        return _result(artifact, session, protocol, runners[0], runners[1] if against else None, phone)
 
 
 def _measure(contenders: list[Contender], protocol: Protocol, progress: Progress | None) -> list[Runner]:
@@ -203,7 +207,14 @@ def _emulated_runner(contender: _Model) -> Runner:
     )
 
 
-def _result(artifact: Artifact, session: Session, protocol: Protocol, own: Runner, peer: Runner | None) -> BenchResult:
+def _result(
+    artifact: Artifact,
+    session: Session,
+    protocol: Protocol,
+    own: Runner,
+    peer: Runner | None,
+    phone: PhoneRun | None,
+) -> BenchResult:
     manifest = artifact.manifest
     return BenchResult(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -220,6 +231,7 @@ def _result(artifact: Artifact, session: Session, protocol: Protocol, own: Runne
         edgevit=own,
         peer=peer,
         ratio=_ratio(own, peer) if peer else None,
+        phone=phone,
     )
 
 

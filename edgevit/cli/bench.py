@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.where import Emulate, Key, Local, Rpc, Ssh, Timeout, Tracker, Where
+from edgevit.cli.where import Adb, Emulate, Key, Local, Rpc, Ssh, Timeout, Tracker, Where
 
 
 def bench(
@@ -44,6 +44,7 @@ def bench(
     tracker: Tracker = None,
     key: Key = None,
     ssh: Ssh = None,
+    adb: Adb = None,
     emulate: Emulate = False,
     local: Local = False,
     timeout: Timeout = 20.0,
@@ -75,7 +76,7 @@ def bench(
     chosen = protocol_named(protocol, samples=samples, seconds=min_seconds)
     if profile:
         _refuse_beside("--profile", {"--against": against, "--seconds": min_seconds, "--csv": as_csv or None})
-    where = Where(rpc, tracker, key, ssh, emulate, local, timeout)
+    where = Where(rpc, tracker, key, ssh, emulate, local, timeout, adb)
     with steps() as shown:
         shown.stage("load")
         loaded = load_artifact(artifact).at(parse_resolutions([shape] if shape else [])[0])

@@ -24,13 +24,16 @@ from edgevit.cli.dataset_options import (
     TaskName,
 )
 from edgevit.cli.preprocess import Preprocess
-from edgevit.cli.where import Emulate, Key, Local, Rpc, Ssh, Timeout, Tracker, Where
+from edgevit.cli.where import Adb, Emulate, Key, Local, Rpc, Ssh, Timeout, Tracker, Where
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from edgevit.accuracy.bisect import BisectResult
     from edgevit.accuracy.compare import AccuracyResult
+    from edgevit.artifact import Artifact
+    from edgevit.device.session import Session
+    from edgevit.emulate.prove import Proof
 
 
 def check(
@@ -61,6 +64,7 @@ def check(
     tracker: Tracker = None,
     key: Key = None,
     ssh: Ssh = None,
+    adb: Adb = None,
     emulate: Emulate = False,
     local: Local = False,
     timeout: Timeout = 20.0,
@@ -68,14 +72,14 @@ def check(
 ) -> None:
     """Compare ARTIFACT with ONNX Runtime on fresh inputs, or on a data set; exit 1 if it is wrong."""
     from edgevit.accuracy.bisect import bisect as find_first
-    from edgevit.accuracy.check import check as compare
     from edgevit.artifact import load_artifact
     from edgevit.cli.check_dataset import check_on_dataset
     from edgevit.cli.output import console, print_json, steps
+    from edgevit.emulate.prove import check_with_proof
     from edgevit.errors import CheckFailed, UserError
     from edgevit.sources import load_source
 
-    where = Where(rpc, tracker, key, ssh, emulate, local, timeout)
+    where = Where(rpc, tracker, key, ssh, emulate, local, timeout, adb)
     options = DatasetOptions(
         dataset=dataset,
         preprocess=preprocess,
@@ -99,6 +103,7 @@ def check(
         return
     options.refuse_stray()
     results: list[AccuracyResult] = []
+    proofs: list[Proof | None] = []
     found: BisectResult | None = None
     with steps() as shown:
         shown.stage("load")
@@ -107,19 +112,28 @@ def check(
         with where.connect(loaded, shown) as session:
             for part, model in zip(loaded.resolutions(), models, strict=True):
                 shown.stage("check" if len(models) == 1 else f"check {part.resolution.text}")
-                results.append(compare(part, session, model, seeds=range(seeds), calls=calls, progress=shown.share))
+                result, proof = check_with_proof(
+                    part, session, model, seeds=range(seeds), calls=calls, second=True, progress=shown.share
+                )
+                results.append(result)
+                proofs.append(proof)
                 if bisect and found is None and not results[-1].passed:
                     shown.stage("bisect")
                     found = find_first(part, session, model, progress=shown.share)
+            recorded = _record(artifact, loaded, session, results, proofs)
     shapes = [resolution.text for resolution in loaded.manifest.resolutions]
     if as_json:
-        print_json(_as_json(shapes, results, found))
+        print_json(_as_json(shapes, results, proofs, found))
     else:
         printer = console()
-        for shape, result in zip(shapes, results, strict=True):
+        for shape, result, proof in zip(shapes, results, proofs, strict=True):
             printer.print(_table(result, shape if len(results) > 1 else None))
             if result.passed:
                 printer.print(_verdict(result), soft_wrap=True)
+            for line in _proof_lines(proof):
+                printer.print(line, soft_wrap=True)
+        if recorded:
+            printer.print(recorded, soft_wrap=True)
         if found:
             printer.print(found.sentence(), soft_wrap=True)
     failures = [failure for result in results for failure in result.failures]
@@ -131,9 +145,47 @@ def check(
         )
 
 
-def _as_json(shapes: list[str], results: list[AccuracyResult], found: BisectResult | None) -> dict[str, object]:
+def _record(
+    path: Path,
+    artifact: Artifact,
+    session: Session,
+    results: list[AccuracyResult],
+    proofs: list[Proof | None],
+) -> str | None:
+    """Write what emulation proved into the artifact's manifest; a sentence about it, None if nothing was proved."""
+    from edgevit.compiler.compile import numeric_check, with_checks
+    from edgevit.errors import UserError
+
+    if not all(proofs) or not all(result.passed for result in results):
+        return None
+    checks = [numeric_check(result, session, proof) for result, proof in zip(results, proofs, strict=True)]
+    proved = with_checks(artifact, checks)
+    if proved.manifest == artifact.manifest:
+        return "The artifact's manifest says so already."
+    try:
+        proved.save(path)
+    except UserError as error:
+        return f"The artifact's manifest does not say so: {error.message}"
+    return "The artifact's manifest now says so."
+
+
+def _proof_lines(proof: Proof | None) -> list[str]:
+    if proof is None:
+        return []
+    from edgevit.emulate.prove import UNCONFIRMED
+
+    missing = [f"not run: PoCL ({proof.second_missing})"] if proof.second_missing else []
+    return [f"  {line}" for line in (*proof.sentences(), *missing, f"not confirmed: {UNCONFIRMED}")]
+
+
+def _as_json(
+    shapes: list[str], results: list[AccuracyResult], proofs: list[Proof | None], found: BisectResult | None
+) -> dict[str, object]:
     """The result; of several resolutions, each with its shapes."""
-    plain: list[dict[str, object]] = [result.model_dump(mode="json") for result in results]
+    plain: list[dict[str, object]] = [
+        {**result.model_dump(mode="json"), **({"proof": proof.model_dump(mode="json")} if proof else {})}
+        for result, proof in zip(results, proofs, strict=True)
+    ]
     bisected = {"bisect": found.model_dump(mode="json") if found else None}
     if len(plain) == 1:
         return {**plain[0], **bisected}

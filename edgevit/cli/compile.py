@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -11,6 +11,7 @@ from edgevit.cli.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from edgevit.artifact import Artifact
+    from edgevit.compiler.prepare import Precision
     from edgevit.manifest import NumericCheck
     from edgevit.tuning.records import TuningLog
 
@@ -30,6 +31,10 @@ def compile_command(
             "--shape",
             help="1x3x256x256 or INPUT=1x3x256x256, for dynamic inputs. Given again: one artifact serves all.",
         ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", help="fp32 or fp16. Default: the model's own; on a GPU, the target's."),
     ] = None,
     preprocess: Preprocess = None,
     linker: Annotated[str | None, typer.Option("--linker", help="zig, system or ndk.")] = None,
@@ -67,6 +72,7 @@ def compile_command(
         artifact = compile_model(
             loaded,
             chosen,
+            precision=_precision(precision),
             linker=linker,
             tuning_log=records,
             verify=verify,
@@ -91,6 +97,14 @@ def compile_command(
             printer.print(f"[bold]{resolution.text}[/]", soft_wrap=True)
         printer.print(f"MACs: {Roads(resolution.macs, resolution.rest).sentence()}", soft_wrap=True)
         printer.print(_check_line(resolution.check), soft_wrap=True)
+
+
+def _precision(text: str | None) -> Precision | None:
+    from edgevit.errors import UserError
+
+    if text not in (None, "fp32", "fp16"):
+        raise UserError(f"there is no precision {text!r}.", where="--precision", advice="Use fp32 or fp16.")
+    return cast("Precision | None", text)
 
 
 def _kernels_line(artifact: Artifact) -> str:

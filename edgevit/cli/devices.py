@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgevit.cli.phones import list_attached, refuse_beside_phones, serve_phones
+from edgevit.cli.where import DeviceCommand
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -28,7 +31,7 @@ _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[bold
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@devices.command()
+@devices.command(cls=DeviceCommand)
 def doctor(
     rpc: Annotated[str | None, typer.Option("--rpc", metavar="HOST:PORT", help="Look at this RPC server too.")] = None,
     tracker: Annotated[
@@ -36,6 +39,10 @@ def doctor(
     ] = None,
     key: Annotated[str | None, typer.Option("--key", help="Only this key's devices of the tracker.")] = None,
     ssh: Annotated[str | None, typer.Option("--ssh", metavar="HOST", help="See whether ssh logs in there.")] = None,
+    adb: Annotated[
+        str | None,
+        typer.Option("--adb", metavar="[SERIAL]", help="Look at this phone; without SERIAL: the only one."),
+    ] = None,
     as_json: _Json = False,
 ) -> None:
     """Check tools, ports, room and devices, and say what to do. Exits 3 if something has to be mended."""
@@ -52,6 +59,7 @@ def doctor(
             tracker=tracker,
             key=key,
             ssh=ssh,
+            adb=adb,
             progress=lambda done, total: shown.share(done / total),
         )
     errors = sum(finding.status == "error" for finding in findings)
@@ -68,14 +76,19 @@ def doctor(
 
 @devices.command("list")
 def list_command(
-    tracker: Annotated[str, typer.Option("--tracker", metavar="HOST:PORT", help="The tracker to ask.")],
+    tracker: Annotated[
+        str | None, typer.Option("--tracker", metavar="HOST:PORT", help="The tracker to ask, instead of adb.")
+    ] = None,
     as_json: _Json = False,
 ) -> None:
-    """List the devices a tracker knows, by key."""
+    """List the phones that adb reaches, or the devices a tracker knows, by key."""
     from edgevit.cli.output import console, print_json
     from edgevit.device.connect import TRACKER_PORT, parse_address
     from edgevit.device.listing import list_devices
 
+    if tracker is None:
+        list_attached(as_json)
+        return
     host, port = parse_address(tracker, TRACKER_PORT)
     known = list_devices(host, port)
     if as_json:
@@ -92,14 +105,25 @@ def list_command(
 @devices.command()
 def serve(
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="First port to try; 0: any free one.")] = 9090,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port",
+            min=0,
+            max=65535,
+            help="First port to try; 0: any free one. Default: 9090; for the tracker of --adb-all 9190.",
+        ),
+    ] = None,
     port_end: Annotated[
         int | None, typer.Option("--port-end", min=1, max=65536, help="Try the ports below this one.")
     ] = None,
     tracker: Annotated[
         str | None, typer.Option("--tracker", metavar="HOST:PORT", help="Register with this tracker.")
     ] = None,
-    key: Annotated[str | None, typer.Option("--key", help="Name clients ask the tracker for.")] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", help="Name clients ask the tracker for; of --adb-all: a prefix."),
+    ] = None,
     custom_addr: Annotated[
         str | None, typer.Option("--custom-addr", help="Address the tracker gives to clients.")
     ] = None,
@@ -107,13 +131,22 @@ def serve(
         str | None, typer.Option("--target", help="Pretend to be this device, under QEMU where need be.")
     ] = None,
     stock: Annotated[bool, typer.Option("--stock", help="Run TVM's Python server, not edgevit's.")] = False,
+    adb_all: Annotated[
+        bool, typer.Option("--adb-all", help="Serve every phone that adb reaches instead, at a tracker of its own.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Announce the port as one line of JSON.")] = False,
 ) -> None:
-    """Make this machine a device, until Ctrl-C."""
+    """Make this machine a device, or all attached phones, until Ctrl-C."""
     from edgevit.cli.output import status, steps
     from edgevit.device.serve import ForegroundServer, ServeOptions, choose_server, is_loopback
     from edgevit.targets import get_target
 
+    if adb_all:
+        beside = {"--tracker": tracker, "--custom-addr": custom_addr, "--target": target, "--port-end": port_end}
+        refuse_beside_phones([*(name for name, value in beside.items() if value), *["--stock"] * stock], host)
+        serve_phones(key, 9190 if port is None else port, as_json)
+        return
+    port = 9090 if port is None else port
     arguments = ServeOptions(host, port, port_end, tracker, key, custom_addr).arguments()
     with steps() as shown:
         shown.stage("prepare the server")

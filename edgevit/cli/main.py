@@ -19,6 +19,7 @@ from edgevit.cli.info import info
 from edgevit.cli.records import records
 from edgevit.cli.targets import targets
 from edgevit.cli.tune import tune
+from edgevit.cli.where import DeviceCommand
 from edgevit.cli.zoo import zoo
 from edgevit.errors import EdgevitError
 
@@ -36,9 +37,9 @@ app.command()(targets)
 app.command()(zoo)
 app.command()(data)
 app.command("compile")(compile_command)
-app.command()(tune)
-app.command()(bench)
-app.command()(check)
+app.command(cls=DeviceCommand)(tune)
+app.command(cls=DeviceCommand)(bench)
+app.command(cls=DeviceCommand)(check)
 app.add_typer(devices, name="devices")
 app.add_typer(records, name="records")
 

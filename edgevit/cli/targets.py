@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from edgevit.targets import Target
 
 
+_SIZES = ("caches.l1d", "caches.l2", "caches.l3", "gpu.local_bytes")
+
+
 def targets(
     name: Annotated[
         str | None, typer.Argument(help="A preset, an alias or a TOML file. Without it, all presets.")
@@ -82,7 +85,7 @@ def _flatten(content: dict[str, object], prefix: str = "") -> list[tuple[str, st
         elif isinstance(value, list):
             rows.append((prefix + key, ", ".join(_plain(entry) for entry in value) or "-"))
         else:
-            size = prefix == "caches." and key in ("l1d", "l2", "l3") and isinstance(value, int)
+            size = prefix + key in _SIZES and isinstance(value, int)
             rows.append((prefix + key, _size(value) if size and isinstance(value, int) else _plain(value)))
     return rows
 

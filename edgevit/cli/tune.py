@@ -57,6 +57,10 @@ def tune(
         list[str] | None,
         typer.Option("--ssh", metavar="HOST", help="A host that OpenSSH reaches. Given again: several, all alike."),
     ] = None,
+    adb: Annotated[
+        list[str] | None,
+        typer.Option("--adb", metavar="[SERIAL]", help="A phone that adb reaches. Given again: several, all alike."),
+    ] = None,
     emulate: Emulate = False,
     devices: Annotated[
         int | None, typer.Option("--devices", min=1, help="Devices to use at most; default: all that are free.")
@@ -103,10 +107,25 @@ def tune(
         as_json=as_json,
     )
     if estimate:
-        places = {"--rpc": rpc, "--tracker": tracker, "--ssh": ssh, "--emulate": emulate, "--local": local}
+        places = {
+            "--rpc": rpc,
+            "--tracker": tracker,
+            "--ssh": ssh,
+            "--adb": adb,
+            "--emulate": emulate,
+            "--local": local,
+        }
         beside = {**places, "--workers": workers, "--devices": devices, "--plot": plot}
         estimate_choices(request, [name for name, given in beside.items() if given])
         return
-    where = {"rpc": rpc or (), "tracker": tracker, "key": key, "ssh": ssh or (), "emulate": emulate, "local": local}
+    where = {
+        "rpc": rpc or (),
+        "tracker": tracker,
+        "key": key,
+        "ssh": ssh or (),
+        "adb": adb or (),
+        "emulate": emulate,
+        "local": local,
+    }
     if run_tuning(request, where, devices, timeout) == "interrupted":
         raise typer.Exit(_INTERRUPTED)

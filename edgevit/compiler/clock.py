@@ -9,8 +9,8 @@ from tvm import tirx
 from edgevit.compiler.kernels.builder import KernelBuilder
 from edgevit.target_schema import Target
 
-_MONOTONIC = {"linux": 1, "macos": 6}
-"""``CLOCK_MONOTONIC`` by system, from ``<time.h>``."""
+_MONOTONIC = {"linux": 1, "darwin": 6}
+"""``CLOCK_MONOTONIC`` by kernel of the system, from ``<time.h>``."""
 _UNWRITTEN = -1
 
 
@@ -28,7 +28,7 @@ def clock_function(target: Target) -> Any:
     words = builder.registers(4, "int32", "timespec")
     for index in range(4):
         builder.store(words, index, builder.constant(_UNWRITTEN, "int32"))
-    clock = tirx.const(_MONOTONIC[target.system], "int32")
+    clock = tirx.const(_MONOTONIC[target.os_kernel], "int32")
     pointer = tirx.address_of(builder.load(words, 0))
     builder.bind(tirx.call_extern("int32", "clock_gettime", clock, pointer), "status")
     third = builder.bind(builder.load(words, 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,6 +16,7 @@ from edgevit.link import Linker
 from edgevit.manifest import (
     FORMAT_VERSION,
     KernelInfo,
+    LaunchInfo,
     LibraryInfo,
     Manifest,
     ModelInfo,
@@ -25,15 +26,17 @@ from edgevit.manifest import (
     TuningInfo,
 )
 from edgevit.target_schema import Target
-from edgevit.targets import get_target, runs_here, validate_for_compiler
+from edgevit.targets import executes_here, get_target, runs_here, validate_for_compiler
 from edgevit.tuning.records import TuningLog, load_tuning_log
 from edgevit.tuning.workloads import TVM_FAMILY
 
 if TYPE_CHECKING:
     from edgevit.accuracy.compare import AccuracyResult
     from edgevit.compiler.lower import Lowered, Program
+    from edgevit.compiler.prepare import Precision
     from edgevit.compiler.program import KernelCall
     from edgevit.device.session import Session
+    from edgevit.emulate.prove import Proof
     from edgevit.model import Model, TensorSpec
 
 Stage = Callable[[str], None]
@@ -46,6 +49,7 @@ def compile_model(
     model: Model | Sequence[Model],
     target: Target | str | Path = "host",
     *,
+    precision: Precision | None = None,
     linker: str | None = None,
     tuning_log: Path | TuningLog | None = None,
     verify: bool = True,
@@ -60,6 +64,8 @@ def compile_model(
         model: from :func:`edgevit.load`; or the same file loaded at several input shapes, which one artifact then
             serves with one copy of the weights.
         target: a target, its name or the path of its TOML file.
+        precision: how weights and values between kernels are stored: ``fp32`` or ``fp16``. None takes the target's
+            own choice on a GPU, and the model's on a CPU.
         linker: ``zig``, ``system`` or ``ndk``; None for the target's own choice.
         tuning_log: folder of records that come before the user's own and those that ship with edgevit; None for the
             latter two alone. Or the records themselves: with an empty ``TuningLog()`` none are used.
@@ -71,7 +77,8 @@ def compile_model(
     Raises:
         ModelError: TVM cannot import the model.
         TargetError: there is no such target.
-        UserError: several models that are not one file, or twice the same shapes.
+        UserError: several models that are not one file, twice the same shapes, or a precision that the target does
+            not compute in.
         ToolchainError: code generation or linking failed.
         CheckFailed: the code does not compute what the model says; no artifact is returned.
     """
@@ -81,16 +88,23 @@ def compile_model(
     models = list(model) if isinstance(model, Sequence) else [model]
     _refuse_strangers(models)
     records = tuning_log if isinstance(tuning_log, TuningLog) else load_tuning_log(target, tuning_log)
-    artifact = build(models, target, Linker(target, linker), records, stage)
+    _refuse_precision(precision, target)
+    artifact = build(models, target, Linker(target, linker), records, stage, precision=precision)
     if not verify:
         reason = NumericCheck(status="not run", reason="the user asked for no check")
-        return _with_checks(artifact, [reason] * len(models))
+        return with_checks(artifact, [reason] * len(models))
     stage("check")
-    return _with_checks(artifact, _verify(artifact, models, build_progress))
+    return with_checks(artifact, _verify(artifact, models, build_progress))
 
 
 def build(
-    models: Sequence[Model], target: Target, linker: Linker, records: TuningLog, stage: Stage = lambda _: None
+    models: Sequence[Model],
+    target: Target,
+    linker: Linker,
+    records: TuningLog,
+    stage: Stage = lambda _: None,
+    *,
+    precision: Precision | None = None,
 ) -> Artifact:
     """Compile without executing anything; the manifest says that no check was run."""
     from edgevit.compiler.lower import lower
@@ -98,10 +112,9 @@ def build(
 
     stage("generate code")
     model = models[0]
-    lowered = lower(models, target, records)
+    lowered = lower(models, target, records, precision)
     stage("link")
-    library = linker.link(lowered.executable, lowered.weights)
-    name = f"model{linker.suffix}"
+    files = linker.link_all(lowered.executable, lowered.weights)
     report = describe(model)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -115,24 +128,31 @@ def build(
             notes=model.notes,
         ),
         metadata=model.about,
-        precision=_precision(model),
+        precision=_precision(model, target, precision),
         target=target,
         target_fingerprint=target.fingerprint(),
-        library=LibraryInfo(
-            file=name,
-            format="macho" if target.system == "macos" else "elf",
-        ),
+        library=LibraryInfo(file=linker.library, format=linker.format),
         kernels=lowered.kernels,
         resolutions=tuple(map(_resolution, models, lowered.programs)),
+        constant_bytes=lowered.constant_bytes,
         tuning=_tuning_info(lowered),
         tools={
             "edgevit": version("edgevit"),
             **{package: version(package) for package in _SHAPERS},
             "linker": linker.description,
         },
-        files={name: file_info(library)},
+        files={name: file_info(content) for name, content in files.items()},
     )
-    return Artifact(manifest, {name: library})
+    return Artifact(manifest, files)
+
+
+def _refuse_precision(precision: Precision | None, target: Target) -> None:
+    if precision == "fp16" and target.gpu is None and not target.has("fullfp16"):
+        raise UserError(
+            f"{target.name} does not compute in fp16.",
+            where="--precision",
+            advice="Leave it out: the model is then computed in fp32, which this target does faster.",
+        )
 
 
 def _refuse_strangers(models: Sequence[Model]) -> None:
@@ -155,6 +175,7 @@ def _resolution(model: Model, program: Program) -> Resolution:
         macs=program.roads.macs,
         rest=program.roads.rest,
         workspace_bytes=program.workspace,
+        launches=tuple(LaunchInfo(function=name, **asdict(launch)) for name, launch in program.launches),
         check=NumericCheck(status="not run"),
     )
 
@@ -188,7 +209,7 @@ def _tuning_info(lowered: Lowered) -> TuningInfo:
 def _verify(
     artifact: Artifact, models: Sequence[Model], build_progress: Callable[[int, int], None] | None
 ) -> list[NumericCheck]:
-    from edgevit.accuracy.check import check
+    from edgevit.emulate.prove import check_with_proof
 
     session = _session_for(artifact.manifest.target, build_progress)
     if isinstance(session, str):
@@ -196,14 +217,14 @@ def _verify(
     checks = []
     with session:
         for part, model in zip(artifact.resolutions(), models, strict=True):
-            result = check(part, session, model, seeds=(0, 1), calls=2)
+            result, proof = check_with_proof(part, session, model, seeds=(0, 1), calls=2)
             if not result.passed:
                 raise CheckFailed(
                     f"the compiled code is wrong: {result.failures[0]}.",
                     where=f"output {result.worst} at {part.resolution.text}",
                     advice="Run 'edgevit check --bisect' on an artifact compiled with --no-verify, and report it.",
                 )
-            checks.append(_numeric_check(result, session))
+            checks.append(numeric_check(result, session, proof))
     return checks
 
 
@@ -211,18 +232,32 @@ def _session_for(target: Target, build_progress: Callable[[int, int], None] | No
     """A session that can execute the target's code on this machine, or why there is none."""
     from edgevit.device.spawn import connect_process
 
+    if target.gpu is not None:
+        from edgevit.emulate import available
+        from edgevit.emulate.session import connect_gpu
+
+        return available(target) or connect_gpu(target, progress=build_progress)
     if runs_here(target):
         return connect_process()
     from edgevit.device.emulate import connect_emulated, find_emulator
 
     if target.emulator is None:
         return f"nothing on this machine executes {target.architecture} {target.system} code"
-    if find_emulator(target) is None:
+    if find_emulator(target) is None and not executes_here(target):
         return f"{target.emulator} is not installed"
     return connect_emulated(target, progress=build_progress)
 
 
-def _numeric_check(result: AccuracyResult, session: Session) -> NumericCheck:
+def numeric_check(result: AccuracyResult, session: Session, proof: Proof | None = None) -> NumericCheck:
+    """What the manifest says of a check that passed.
+
+    Args:
+        result: of the comparison.
+        session: where the code ran.
+        proof: what emulating a GPU's kernels showed.
+    """
+    from edgevit.emulate.prove import UNCONFIRMED
+
     compared = [t for t in result.tensors if t.max_abs is not None and t.max_reference is not None]
     worst = next((t for t in compared if t.name == result.worst), compared[0] if compared else None)
     return NumericCheck(
@@ -236,15 +271,22 @@ def _numeric_check(result: AccuracyResult, session: Session) -> NumericCheck:
         max_abs_error=_rounded(worst.max_abs) if worst else None,
         max_abs_reference=_rounded(worst.max_reference) if worst else None,
         tolerance=result.tolerance.normalised_error,
+        proof=proof.sentences() if proof else (),
+        unconfirmed=UNCONFIRMED if proof else None,
     )
 
 
-def artifact_place(session: Session) -> Literal["this machine", "qemu"]:
+def artifact_place(session: Session) -> Literal["this machine", "qemu", "emulated kernels"]:
     """Where a session runs code, in words that do not name the machine: manifests are reproducible."""
+    from edgevit.emulate.session import GpuSession
+
+    if isinstance(session, GpuSession):
+        return "emulated kernels"
     return "qemu" if session.emulated else "this machine"
 
 
-def _with_checks(artifact: Artifact, checks: Sequence[NumericCheck]) -> Artifact:
+def with_checks(artifact: Artifact, checks: Sequence[NumericCheck]) -> Artifact:
+    """An artifact whose manifest says for each resolution what it passed."""
     pairs = zip(artifact.manifest.resolutions, checks, strict=True)
     resolutions = tuple(resolution.model_copy(update={"check": check}) for resolution, check in pairs)
     return replace(artifact, manifest=artifact.manifest.model_copy(update={"resolutions": resolutions}))
@@ -255,8 +297,16 @@ def _tensor(spec: TensorSpec) -> TensorInfo:
     return TensorInfo(name=spec.name, shape=spec.shape, dtype=spec.dtype, layout="NCHW" if image_like else None)
 
 
-def _precision(model: Model) -> Literal["fp32", "fp16", "int8"]:
-    """Precision of the weights: quantized operators, else the type of most initializer bytes."""
+def _precision(model: Model, target: Target, asked: Precision | None) -> Literal["fp32", "fp16", "int8"]:
+    """Precision of the compiled weights."""
+    own = _own_precision(model)
+    if own == "int8":
+        return own
+    return asked or (target.precision if target.gpu else own)
+
+
+def _own_precision(model: Model) -> Literal["fp32", "fp16", "int8"]:
+    """Precision of the model's weights: quantized operators, else the type of most initializer bytes."""
     from onnx import TensorProto
 
     graph = model.proto.graph

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edgevit.compiler.clock import clock_function
 from edgevit.compiler.entry import build_module, placeholder, segment_entry
 from edgevit.compiler.graph import Graph, Node, Tensor
-from edgevit.compiler.prepare import prepare
+from edgevit.compiler.prepare import Precision, prepare
 from edgevit.compiler.program import KernelCall, KernelLibrary, ProgramBuilder, Segment
 from edgevit.compiler.rest import REST, SEGMENT, fuse_rest, import_nodes, schedule_rest
 from edgevit.compiler.roads import MULTIPLYING, Roads, operators, with_rest
@@ -30,6 +30,7 @@ from edgevit.tuning.records import Pick, TuningLog
 if TYPE_CHECKING:
     import tvm
 
+    from edgevit.compiler.gpu.launches import KernelLaunch
     from edgevit.model import Model
 
 _LOG = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Program:
         calls: kernels in execution order.
         roads: which share of the work runs in whose code.
         workspace: bytes of memory for values between kernels.
+        launches: on a GPU, the functions called and what each launches, in order.
     """
 
     entry: str
@@ -57,6 +59,7 @@ class Program:
     calls: tuple[KernelCall, ...]
     roads: Roads
     workspace: int
+    launches: tuple[tuple[str, KernelLaunch], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Lowered:
         programs: one for each image size, in the order asked for.
         rest_kernels: kernels of what TVM imported, by the schedule they took.
         rest_records: tuning records whose schedules those took.
+        constant_bytes: of constants that the virtual machine copies to a GPU.
     """
 
     executable: tvm.runtime.Executable
@@ -76,6 +80,7 @@ class Lowered:
     programs: tuple[Program, ...]
     rest_kernels: dict[str, int]
     rest_records: tuple[TvmRecord, ...] = ()
+    constant_bytes: int = 0
 
     @property
     def kernels(self) -> dict[str, int]:
@@ -91,13 +96,14 @@ class Lowered:
         return list({call.kernel: call.pick for program in self.programs for call in program.calls}.values())
 
 
-def lower(models: Sequence[Model], target: Target, records: TuningLog) -> Lowered:
+def lower(models: Sequence[Model], target: Target, records: TuningLog, precision: Precision | None = None) -> Lowered:
     """Rewrite the graphs, write their kernels, generate code.
 
     Args:
         models: one model at one image size or several.
         target: to generate code for.
         records: tuning records.
+        precision: of the compiled model; None takes the model's own on a CPU, and the target's on a GPU.
 
     Raises:
         ModelError: TVM's importer refuses a node that no family covers.
@@ -106,8 +112,12 @@ def lower(models: Sequence[Model], target: Target, records: TuningLog) -> Lowere
     try:
         import tvm
 
+        if target.gpu is not None:
+            from edgevit.compiler.gpu.lower import lower_gpu
+
+            return lower_gpu(models, target, precision or target.precision)
         with tvm.target.Target(target.tvm_target()):  # elementary functions look at the current target
-            return _lower([prepare(model, target) for model in models], target, records)
+            return _lower([prepare(model, target, precision) for model in models], target, records)
     except EdgevitError:
         raise
     except (RuntimeError, ValueError, TypeError) as error:  # TVM's own errors are RuntimeErrors

@@ -25,7 +25,9 @@ def connect(
     tracker: str | None = None,
     key: str | None = None,
     ssh: str | None = None,
+    adb: str | None = None,
     emulate: Target | None = None,
+    checked: bool = True,
     in_process: bool = False,
     timeout: float = CONNECT_TIMEOUT,
     progress: Callable[[int, int], None] | None = None,
@@ -39,7 +41,9 @@ def connect(
         tracker: ``host:port`` of a TVM tracker; needs ``key``.
         key: which devices of the tracker will do.
         ssh: a host that OpenSSH reaches.
-        emulate: run this target's code under QEMU.
+        adb: serial of a phone that adb reaches; empty for the only one.
+        emulate: run this target's code under QEMU, or its GPU's kernels on this machine.
+        checked: whether an emulated GPU's accesses to memory are checked, which takes about ten times as long.
         in_process: run in the calling process.
         timeout: seconds to reach the device, or to wait for a free one.
         progress: told of a server's build, where one is needed: files done, files in all.
@@ -47,13 +51,13 @@ def connect(
     Raises:
         UserError: the arguments contradict each other.
         DeviceUnreachable, DeviceBusy, DeviceTimeout: the device cannot be had.
-        ToolchainError: the emulator or ssh is missing.
+        ToolchainError: the emulator, ssh or adb is missing.
     """
-    ways = [rpc is not None, tracker is not None, ssh is not None, emulate is not None, in_process]
+    ways = [rpc is not None, tracker is not None, ssh is not None, adb is not None, emulate is not None, in_process]
     if sum(ways) > 1:
         raise UserError(
             "more than one way to the device was given.",
-            advice="Choose one of --rpc, --tracker, --ssh, --emulate and --local.",
+            advice="Choose one of --rpc, --tracker, --ssh, --adb, --emulate and --local.",
         )
     if (tracker is None) != (key is None):
         raise UserError("--tracker and --key belong together.", advice="Give both, or neither.")
@@ -70,10 +74,14 @@ def connect(
         from edgevit.device.ssh import connect_ssh
 
         return connect_ssh(ssh, progress=progress, timeout=timeout)
+    if adb is not None:
+        from edgevit.device.adb import connect_adb
+
+        return connect_adb(adb, progress=progress, timeout=timeout)
     if emulate is not None:
         from edgevit.device.emulate import connect_emulated
 
-        return connect_emulated(emulate, progress=progress)
+        return connect_emulated(emulate, checked=checked, progress=progress)
     if in_process:
         from edgevit.device.local import LocalSession
 

@@ -23,6 +23,9 @@ from typing import Any
 
 from edgevit.errors import DeviceBusy, DeviceError, DeviceLost, DeviceTimeout, DeviceUnreachable
 
+LOST_ADVICE = "Look at the server's output on the device; a crash or lack of memory is likely."
+"""What to do when a connection ends, where nothing more is known."""
+
 _RELAY_SECONDS = 10.0
 _RELAY = Path(__file__).with_name("relay.py")
 
@@ -42,17 +45,19 @@ class Guard:
         greeting: the first four bytes the device sent, as far as the relay has told.
     """
 
-    def __init__(self, device: socket.socket, address: str) -> None:
+    def __init__(self, device: socket.socket, address: str, *, lost_advice: str = LOST_ADVICE) -> None:
         """Hand a connection to a relay.
 
         Args:
             device: connected to an RPC server; closed here.
             address: how errors call the device.
+            lost_advice: what to do when the connection ends.
 
         Raises:
             DeviceError: the relay did not start.
         """
         self.address = address
+        self._lost_advice = lost_advice
         self.greeting = b""
         self._ended: str | None = None
         self._turn = threading.RLock()  # one call at a time has the deadline; other threads wait
@@ -187,7 +192,7 @@ class Guard:
         return DeviceLost(
             f"the connection ended after {elapsed:.1f} s while {doing}.",
             where=self.address,
-            advice="Look at the server's output on the device; a crash or lack of memory is likely.",
+            advice=self._lost_advice,
         )
 
     def _say(self, message: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from edgevit.device.session import (
     device_errors,
 )
 from edgevit.device.usage import claim_all_cores, machine_facts, process_usage
-from edgevit.device.vm import as_list, dismantle, load_error
+from edgevit.device.vm import as_list, dismantle, load_error, no_gpu
 from edgevit.device.workbench import THREADS_BIG_CORES, Workbench
 from edgevit.errors import DeviceMismatch
 
@@ -130,7 +130,10 @@ class LocalModel(LoadedModel):
         from tvm import relax
 
         super().__init__(artifact)
-        self._device = tvm.cpu(0)
+        gpu = artifact.manifest.target.gpu
+        self._device = tvm.device(gpu.api if gpu else "cpu", 0)
+        if gpu and not self._device.exist:
+            raise no_gpu(gpu.api, _HERE)
         self._vm: Any = None
         self._arguments: list[Any] = []
         try:

@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from edgevit.device import batches
-from edgevit.device.guard import Guard
+from edgevit.device.guard import LOST_ADVICE, Guard
 from edgevit.device.session import (
     LOAD_TIMEOUT,
     RUN_TIMEOUT,
@@ -26,7 +26,7 @@ from edgevit.device.session import (
     device_errors,
 )
 from edgevit.device.usage import architecture
-from edgevit.device.vm import as_list, dismantle, load_error
+from edgevit.device.vm import as_list, dismantle, load_error, no_gpu
 from edgevit.device.workbench import THREADS_BIG_CORES, Workbench
 from edgevit.errors import DeviceBusy, DeviceError, DeviceMismatch, DeviceUnreachable, EdgevitError
 
@@ -47,6 +47,7 @@ _CLOSE_TIMEOUT = 5.0
 _MAGIC = 0xFF271  # TVM's RPC_MAGIC; +1 means the server is taken, +2 that the key does not match
 
 
+_KERNELS = ("linux", "android")  # systems of the same kernel
 _X86_NAMES = re.compile(r"\b(AMD|Intel|GenuineIntel|AuthenticAMD)\b")
 
 
@@ -55,7 +56,12 @@ class RpcSession(Session):
 
     ``on_close`` runs once after the connection has ended; whoever started a server for this session stops
     it there.
+
+    Attributes:
+        lost_advice: what to do when the connection ends.
     """
+
+    lost_advice = LOST_ADVICE
 
     def __init__(
         self,
@@ -83,7 +89,7 @@ class RpcSession(Session):
         self._functions: dict[str, Any] = {}
         self._uploads = itertools.count()
         try:
-            self._guard = Guard(channel, address)
+            self._guard = Guard(channel, address, lost_advice=self.lost_advice)
         except BaseException:
             if on_close is not None:
                 on_close()
@@ -184,9 +190,19 @@ class RpcSession(Session):
             raise AttributeError(f"the server has no function {name}")
         return function
 
-    def device(self) -> Any:
-        """TVM's device of the server; only for use inside :meth:`limit`."""
-        return self._remote.cpu(0)
+    def device(self, kind: str = "cpu") -> Any:
+        """TVM's device of the server; only for use inside :meth:`limit`.
+
+        Args:
+            kind: ``cpu``, ``opencl`` or ``metal``.
+
+        Raises:
+            DeviceMismatch: the server's runtime has no such device.
+        """
+        device = self._remote.device(kind, 0)
+        if kind != "cpu" and not device.exist:
+            raise no_gpu(kind, self.address)
+        return device
 
     def load_library(self, library: bytes, timeout: float, name: str = "functions.so") -> Any:
         """TVM's module for a library, after comparing what the device stored.
@@ -294,9 +310,12 @@ class RpcSession(Session):
                 where=self.address,
                 advice="Restart the server with this edgevit ('edgevit devices serve'), or compile the model again.",
             )
+        system = facts.get("os")
+        if system in _KERNELS and target.system in _KERNELS and facts.get("libc") == "musl":
+            system = target.system  # edgevit's static server brings its own loader, for both
         for what, here, wanted in (
             ("architecture", facts.get("arch"), target.architecture),
-            ("operating system", facts.get("os"), target.system),
+            ("operating system", system, target.system),
         ):
             if here and here != wanted:
                 raise DeviceMismatch(
@@ -447,6 +466,7 @@ class RpcModel(LoadedModel):
         library = self.artifact.manifest.library.file
         module = self._session.load_library(self.artifact.library, timeout, library)
         with self._session.limit(timeout, "loading the model"):
-            self._device = self._session.device()
+            gpu = self.artifact.manifest.target.gpu
+            self._device = self._session.device(gpu.api if gpu else "cpu")
             self._vm = relax.VirtualMachine(module, self._device)
             del module

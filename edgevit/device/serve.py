@@ -99,8 +99,8 @@ def choose_server(
     foreign = target is not None and (host is None or target.architecture != host.architecture)
     if target is not None and stock:
         raise UserError("TVM's Python server cannot pretend to be another device.", advice="Leave --stock out.")
-    if target is not None and target.system != "linux":
-        raise UserError(f"there is no server for {target.name}.", advice="Servers exist for Linux targets.")
+    if target is not None and target.os_kernel != "linux":
+        raise UserError(f"there is no server for {target.name}.", advice="Servers exist for Linux and Android targets.")
     if stock or (target is None and (host is None or host.system != "linux")):
         return ServerKind((sys.executable, "-m", "edgevit.device.stock_server"), "TVM's Python server")
 

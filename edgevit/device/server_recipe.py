@@ -64,6 +64,8 @@ _ZIG_TARGETS = {
     "x86_64": ("x86_64-linux-musl", "x86_64"),
     "aarch64": ("aarch64-linux-musl", "generic"),
     "armv7": ("arm-linux-musleabihf", "generic+v7a+neon+vfp3"),
+    # Android passes floats in integer registers, and so must whoever calls its libraries.
+    "armv7-android": ("arm-linux-musleabi", "generic+v7a+neon+vfp3"),
 }
 _ALIASES = {"amd64": "x86_64", "arm64": "aarch64", "armv7a": "armv7", "armv7l": "armv7", "armv7hf": "armv7"}
 
@@ -100,16 +102,19 @@ def platform_for(target_triple: str, cpu: str | None) -> Platform:
     """
     architecture, _, system = target_triple.partition("-")
     architecture = _ALIASES.get(architecture, architecture)
-    hard_float = "eabihf" in system or "android" in system
-    if architecture == "arm" and hard_float:
+    android = "android" in system
+    known_floats = "eabihf" in system or android
+    if architecture == "arm" and known_floats:
         architecture = "armv7"
-    is_linux = "linux" in system or "android" in system
-    if architecture not in _ZIG_TARGETS or not is_linux or (architecture == "armv7" and not hard_float):
+    is_linux = "linux" in system or android
+    if architecture not in _ZIG_TARGETS or not is_linux or (architecture == "armv7" and not known_floats):
         raise TargetError(
             "there is no device server for this target.",
             where=target_triple,
-            advice="It exists for Linux and Android on x86_64, aarch64 and armv7 with hard float.",
+            advice="It exists for Linux and Android on x86_64, aarch64 and armv7; on armv7 Linux with hard float.",
         )
+    if architecture == "armv7" and android:
+        architecture = "armv7-android"
     triple, default_cpu = _ZIG_TARGETS[architecture]
     return Platform(triple, cpu or default_cpu)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
+from edgevit.device.phone import PhoneFacts, PhoneState
 from edgevit.errors import DeviceError, DeviceMismatch, EdgevitError, UserError
 from edgevit.manifest import TensorInfo
 
@@ -43,12 +44,13 @@ class DeviceInfo(BaseModel):
     """What a device says of itself; None where it cannot say.
 
     Attributes:
-        kind: ``in-process``, ``process``, ``rpc``, ``tracker``, ``ssh`` or ``emulated``.
+        kind: ``in-process``, ``process``, ``rpc``, ``tracker``, ``ssh``, ``adb`` or ``emulated``.
         address: how it was reached.
         emulated: True when a program pretends to be the device; its times mean nothing.
         runtime: server and version.
         architecture: ``aarch64``, ``arm``, ``x86_64``.
         memory_bytes: physical memory.
+        phone: what Android says, of a phone reached through adb.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -62,6 +64,7 @@ class DeviceInfo(BaseModel):
     cpu: str | None = None
     cores: int | None = None
     memory_bytes: int | None = None
+    phone: PhoneFacts | None = None
 
 
 class DeviceUsage(BaseModel):
@@ -302,6 +305,10 @@ class Session(ABC):
     @abstractmethod
     def describe(self) -> DeviceInfo:
         """What the device says of itself."""
+
+    def condition(self) -> PhoneState | None:
+        """How warm and how fast a phone is at this moment; None for other devices."""
+        return None
 
     @abstractmethod
     def load(self, artifact: Artifact, *, timeout: float = LOAD_TIMEOUT) -> LoadedModel:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from queue import Empty, Queue
+from typing import Any, TypeVar
 
 from edgevit.device.guard import dial
 from edgevit.device.rpc import RpcSession
@@ -28,6 +29,8 @@ _DRAIN_SECONDS = 1.0
 
 # The shell outlives a server that is killed and, unlike this process, cannot be too busy to clean up.
 _KEEPER = ["/bin/sh", "-c", 'trap : HUP INT TERM; d=$1; shift; "$@"; e=$?; rm -rf -- "$d"; exit $e', "edgevit"]
+
+AnySession = TypeVar("AnySession", bound=RpcSession)
 
 CommandFor = Callable[[str], Sequence[str]]
 """From a temporary folder, which vanishes with the server, to the server's command."""
@@ -75,7 +78,11 @@ class ServerProcess:
         return self._process.pid
 
     def wait_for_port(self, timeout: float) -> int:
-        """The port in its line ``{"event": "listening", "port": …}``; lines before that one are ignored.
+        """The port in its line ``{"event": "listening", "port": …}``; raises as :meth:`wait_for`."""
+        return int(self.wait_for("port", timeout))
+
+    def wait_for(self, name: str, timeout: float) -> Any:
+        """What it says under ``name`` in a line of JSON; lines before that one are ignored.
 
         Raises:
             DeviceError: it ended without one.
@@ -94,7 +101,16 @@ class ServerProcess:
                     advice="Run 'edgevit devices doctor'.",
                 )
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                return int(json.loads(line)["port"])
+                return json.loads(line)[name]
+
+    def say(self, text: bytes) -> None:
+        """Write to its stdin; one that has ended hears nothing."""
+        self._write(text)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
 
     def exit_status(self) -> int | None:
         """Its exit status, once it has ended by itself."""
@@ -204,11 +220,18 @@ def python_program(module: str) -> str:
     return f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; main()"
 
 
-def connect_process(*, cores: int | None = None) -> RpcSession:
+def connect_process(
+    *,
+    cores: int | None = None,
+    module: str = "edgevit.device.worker",
+    session: Callable[..., AnySession] = RpcSession,  # type: ignore[assignment]  # a default cannot fit every variable
+) -> AnySession:
     """A session with a process of its own on this machine: a crash there is an error here, no more.
 
     Args:
         cores: pin it to so many, where the system can; None for all.
+        module: what the process runs.
+        session: makes the session; called like :class:`RpcSession`.
 
     Raises:
         DeviceError: the process did not start.
@@ -218,7 +241,7 @@ def connect_process(*, cores: int | None = None) -> RpcSession:
     with theirs:
 
         def command(folder: str) -> list[str]:
-            program = python_program("edgevit.device.worker")
+            program = python_program(module)
             return [sys.executable, "-c", program, str(theirs.fileno()), folder, str(cores or 0)]
 
         try:
@@ -227,7 +250,7 @@ def connect_process(*, cores: int | None = None) -> RpcSession:
             channel.close()
             raise
     try:
-        return RpcSession(channel, where, kind="process", handshake_timeout=START_TIMEOUT, on_close=keeper.stop)
+        return session(channel, where, kind="process", handshake_timeout=START_TIMEOUT, on_close=keeper.stop)
     except DeviceLost as error:
         raise DeviceError(
             f"the process ended before it answered: {keeper.server.last_words()}",

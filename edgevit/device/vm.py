@@ -19,6 +19,16 @@ def as_list(results: Any) -> list[Any]:
     return [results] if hasattr(results, "numpy") else list(results)
 
 
+def no_gpu(api: str, where: str) -> DeviceMismatch:
+    """What it means that a runtime has no device for kernels of a GPU."""
+    name = {"opencl": "OpenCL", "metal": "Metal"}[api]
+    advice = {
+        "opencl": "Serve with a TVM runtime that was built with USE_OPENCL=ON; --emulate executes the kernels here.",
+        "metal": "Serve from a Mac with 'edgevit devices serve'; --emulate executes the kernels here.",
+    }[api]
+    return DeviceMismatch(f"the runtime there has no {name} device.", where=where, advice=advice)
+
+
 def load_error(error: Exception, address: str) -> DeviceError:
     """What a loader's failure means to the user."""
     text, last = str(error), last_line(error)

@@ -26,7 +26,8 @@ def profile_table(result: ProfileResult, width: int) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    place = result.device.address or result.device.cpu or "this machine"
+    phone = result.device.phone
+    place = (phone.name if phone else None) or result.device.address or result.device.cpu or "this machine"
     title = f"{result.model} for {result.target}, {result.precision}, on {place}"
     table = Table(title=title, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for name in _COLUMNS:

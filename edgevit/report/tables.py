@@ -16,7 +16,8 @@ def bench_table(result: BenchResult) -> Table:
     """One column a runner; under emulation no column holds a latency."""
     from rich.table import Table
 
-    place = result.device.address or result.device.cpu or "this machine"
+    phone = result.device.phone
+    place = (phone.name if phone else None) or result.device.address or result.device.cpu or "this machine"
     table = Table(title=f"{result.model} for {result.target}, {result.precision}, on {place}")
     table.add_column("")
     for runner in result.runners:

@@ -36,6 +36,7 @@ def find_places(
     tracker: str | None = None,
     key: str | None = None,
     ssh: Sequence[str] = (),
+    adb: Sequence[str] = (),
     emulate: bool = False,
     local: bool = False,
     devices: int | None = None,
@@ -51,6 +52,7 @@ def find_places(
         tracker: address of a TVM tracker; needs ``key``.
         key: which of the tracker's devices will do: all that are free.
         ssh: hosts that OpenSSH reaches.
+        adb: serials of phones that adb reaches; an empty one stands for the only phone.
         emulate: under QEMU, where nothing is timed.
         local: this machine.
         devices: sessions at most; None for as many as there are, and one under an emulator.
@@ -65,14 +67,14 @@ def find_places(
     """
     from edgevit.device.connect import connect
 
-    if not any((rpc, tracker, key, ssh, emulate, local)):
+    if not any((rpc, tracker, key, ssh, adb, emulate, local)):
         reach = target.reach
         rpc, ssh = [reach.rpc] if reach.rpc else [], [reach.ssh] if reach.ssh else []
         tracker, key = reach.tracker, reach.key if reach.tracker else None
-    if sum(map(bool, (rpc, tracker or key, ssh, emulate, local))) > 1:
+    if sum(map(bool, (rpc, tracker or key, ssh, adb, emulate, local))) > 1:
         raise UserError(
             "more than one way to the devices was given.",
-            advice="Choose one of --rpc, --tracker, --ssh, --emulate and --local.",
+            advice="Choose one of --rpc, --tracker, --ssh, --adb, --emulate and --local.",
         )
     if tracker or key:
         count = _free_devices(tracker, key, devices)
@@ -84,6 +86,12 @@ def find_places(
         return Places(tuple(partial(connect, rpc=one, timeout=timeout) for one in rpc[:devices]))
     if ssh:
         return Places(tuple(partial(connect, ssh=one, timeout=timeout, progress=progress) for one in ssh[:devices]))
+    if adb:
+        # Named once and for all: a phone that comes back after it was lost is the same one.
+        from edgevit.device.adb_client import choose_phone
+
+        serials = list(dict.fromkeys(choose_phone(one, timeout=timeout).serial for one in adb))
+        return Places(tuple(partial(connect, adb=one, timeout=timeout, progress=progress) for one in serials[:devices]))
     _check_native(target)
     from edgevit.device.spawn import connect_process
     from edgevit.device.usage import usable_cores
@@ -118,6 +126,6 @@ def _check_native(target: Target) -> None:
         raise TargetError(
             f"this machine, a {host.cpu} on {host.system}, cannot run code for {target.name}.",
             where=target.name,
-            advice="Say where the device is: --rpc, --tracker with --key, or --ssh. --emulate tries the path under "
-            "QEMU, and --estimate ranks choices without a device.",
+            advice="Say where the device is: --rpc, --tracker with --key, --ssh, or --adb. --emulate tries the path "
+            "under QEMU, and --estimate ranks choices without a device.",
         )

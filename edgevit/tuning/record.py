@@ -138,6 +138,7 @@ class DeviceFacts(_Schema):
     Attributes:
         kind: of session: ``process``, ``rpc``, ``ssh``, …
         cpu: the processor's name as the operating system gives it.
+        phone: maker, model, chip and Android version, of a phone reached through adb.
         emulated: True when a program pretended to be the device.
     """
 
@@ -147,6 +148,7 @@ class DeviceFacts(_Schema):
     system: Word | None = None
     memory_bytes: PositiveInt | None = None
     runtime: Text | None = None
+    phone: Text | None = None
     emulated: bool = False
 
     @classmethod
@@ -159,6 +161,7 @@ class DeviceFacts(_Schema):
             system=info.system,
             memory_bytes=info.memory_bytes,
             runtime=info.runtime,
+            phone=info.phone.text if info.phone else None,
             emulated=info.emulated,
         )
 

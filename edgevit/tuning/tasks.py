@@ -19,6 +19,7 @@ import numpy as np
 
 from edgevit.compiler.kernels import least_tasks
 from edgevit.target_schema import Target
+from edgevit.targets import require_cpu
 from edgevit.tuning.alike import Signature, signature
 from edgevit.tuning.records import Choice, TuningLog
 from edgevit.tuning.space import Space
@@ -154,7 +155,9 @@ def extract_tasks(models: Mapping[str, Model], target: Target, threads: int | No
 
     Raises:
         ModelError: a shape is not known before the model runs.
+        UserError: the target's kernels run on a GPU.
     """
+    require_cpu(target, "Tuning")
     found: dict[str, _Found] = {}
     order = sorted(models, key=lambda name: models[name].sha256)
     for _, names in groupby(order, key=lambda name: models[name].sha256):

@@ -91,8 +91,10 @@ void ElfSegments::ReadHeader(int file, uint64_t file_size) {
   if (!ReadAt(file, 0, &header_, sizeof(header_))) Fail("the file is truncated in its header");
   if (header_.e_type != ET_DYN) Fail("it is an ELF file, but not a shared library");
   if (header_.e_version != EV_CURRENT) Fail("its ELF version is unknown");
-#if defined(__arm__)
+#if defined(__arm__) && defined(__ARM_PCS_VFP)
   if (header_.e_flags & 0x200) Fail("library uses the soft-float calling convention");
+#elif defined(__arm__)
+  if (header_.e_flags & 0x400) Fail("library uses the hard-float calling convention");
 #endif
 }
 

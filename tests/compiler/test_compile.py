@@ -137,7 +137,7 @@ def test_an_ndk_is_asked_for_only_where_it_fits(small_model: Model, monkeypatch:
 def test_a_failed_link_shows_the_linkers_words(small_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     from edgevit.link import Linker
 
-    monkeypatch.setattr("edgevit.link._flags", lambda *_: ["-Wl,--no-such-flag"])
+    monkeypatch.setattr("edgevit.link._flags", lambda *_: (["-Wl,--no-such-flag"], []))
     with pytest.raises(ToolchainError, match="no-such-flag") as caught:
         compile_model(small_model, "host", verify=False)
     assert caught.value.exit_code == 3

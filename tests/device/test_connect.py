@@ -43,6 +43,7 @@ def test_no_addresses(text: str) -> None:
     [
         {"rpc": "a:1", "in_process": True},
         {"rpc": "a:1", "ssh": "b"},
+        {"ssh": "b", "adb": ""},
         {"rpc": "a:1", "tracker": "b:1", "key": "k"},
         {"ssh": "b", "emulate": get_target("arm64")},
         {"tracker": "a:1"},

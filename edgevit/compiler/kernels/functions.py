@@ -61,28 +61,28 @@ SOFTPLUS_ERROR = 5e-7
 
 # fmt: off
 # (exp(r) - 1) / r for |r| <= ln(2) / 2, lowest power first; relative error 1.1e-8.
-_EXPM1 = (
+EXPM1 = (
     1.0, 0.4999999701976776, 0.16666506230831146,
     0.041667137295007706, 0.008369104005396366, 0.0013888872927054763
 )
 # tanh(x) / x in x**2 for |x| <= 9.02: numerator, denominator; relative error 2.1e-8. All positive: no cancellation.
 # At the exact limit, as at those below, the quotient rounds to what it tends to: 1, 1 and 1/2.
-_TANH_LIMIT = 9.020000457763672
-_TANH = (
+TANH_LIMIT = 9.020000457763672
+TANH = (
     (1.0, 0.13379718363285065, 0.003494034521281719, 2.0583482182701118e-05, 1.3319072955653155e-08),
     (1.0, 0.4671303331851959, 0.025871073827147484, 0.0003283092810306698, 7.762019436086121e-07),
 )
 # erf(x) / x in x**2 for |x| <= 3.93; relative error 1.9e-8.
-_ERF_LIMIT = 3.929999351501465
-_ERF = (
+ERF_LIMIT = 3.929999351501465
+ERF = (
     (1.1283791065216064, 0.19078388810157776, 0.05279029160737991,
      0.003779611550271511, 0.0002848086878657341, 2.041970674326876e-06),
     (1.0, 0.5024105310440063, 0.11425754427909851,
      0.014997442252933979, 0.0011652132961899042, 3.800408012466505e-05),
 )
 # (normal distribution function - 1/2) / x in x**2 for |x| <= 5.45; relative error 1.5e-8.
-_NORMAL_LIMIT = 5.4499993324279785
-_NORMAL = (
+NORMAL_LIMIT = 5.4499993324279785
+NORMAL = (
     (0.3989422619342804, 0.03323901444673538, 0.004639808088541031,
      0.00016257521929219365, 6.3114384829532355e-06, 2.325825221305422e-08),
     (1.0, 0.24998429417610168, 0.028294933959841728,
@@ -94,7 +94,7 @@ _LOG = (
     0.14181813597679138, -0.13242985308170319, 0.12904493510723114, -0.07621856033802032
 )
 # log(1 + u) / u for u from 0 to 1; relative error 3.0e-8.
-_LOG1P = (
+LOG1P = (
     0.9999999403953552, -0.4999949336051941, 0.3331909775733948, -0.2484298199415207, 0.19106006622314453,
     -0.13663244247436523, 0.07822593301534653, -0.029505226761102676, 0.005232691299170256
 )
@@ -133,21 +133,21 @@ def silu(scope: Scope, x: Expr) -> Expr:
 @elementwise
 def tanh(scope: Scope, x: Expr) -> Expr:
     """Hyperbolic tangent, relative error ``TANH_ERROR``: a rational function of degree 9 / 8."""
-    return odd_rational(scope, between(x, -_TANH_LIMIT, _TANH_LIMIT), _TANH)
+    return odd_rational(scope, between(x, -TANH_LIMIT, TANH_LIMIT), TANH)
 
 
 @elementwise
 def erf(scope: Scope, x: Expr) -> Expr:
     """Error function, relative error ``ERF_ERROR``: a rational function of degree 11 / 10."""
-    return odd_rational(scope, between(x, -_ERF_LIMIT, _ERF_LIMIT), _ERF)
+    return odd_rational(scope, between(x, -ERF_LIMIT, ERF_LIMIT), ERF)
 
 
 @elementwise
 def gelu(scope: Scope, x: Expr) -> Expr:
     """x times the normal distribution function (erf form), error ``GELU_ERROR`` times |x|."""
     # What multiplies is held as well, or the rounding of 1/2 - 1/2 would grow with x.
-    low = scope.bind(at_least(x, -_NORMAL_LIMIT))
-    return low * (odd_rational(scope, at_most(low, _NORMAL_LIMIT), _NORMAL) + constant(x, 0.5))
+    low = scope.bind(at_least(x, -NORMAL_LIMIT))
+    return low * (odd_rational(scope, at_most(low, NORMAL_LIMIT), NORMAL) + constant(x, 0.5))
 
 
 @elementwise
@@ -192,7 +192,7 @@ def softplus(scope: Scope, x: Expr) -> Expr:
     """log(1 + exp(x)), relative error ``SOFTPLUS_ERROR``; 0 below -87."""
     power, scale = exp_parts(scope, at_least(-tirx.abs(x), EXP_LOWEST), exact=True)
     small = scope.bind(power * scale)
-    return small * polynomial(small, _LOG1P) + at_least(x, 0.0)
+    return small * polynomial(small, LOG1P) + at_least(x, 0.0)
 
 
 @elementwise
@@ -250,7 +250,7 @@ def mish(scope: Scope, x: Expr) -> Expr:
 def elu(scope: Scope, x: Expr, alpha: float = 1.0) -> Expr:
     """x above 0, else alpha * (exp(x) - 1), relative error 3e-7 without cancellation near 0."""
     reduced, scale = reduce_argument(scope, between(x, EXP_LOWEST, 1.0), exact=True)
-    small = reduced * polynomial(reduced, _EXPM1)
+    small = reduced * polynomial(reduced, EXPM1)
     negative = small * scale + (scale - constant(x, 1.0))
     return tirx.Select(x > constant(x, 0.0), x, negative * constant(x, alpha))
 

@@ -186,7 +186,7 @@ def _lanes(width: int, target: Target) -> int:
     return min(target.vector.lanes(32), 1 << (width.bit_length() - 1))
 
 
-def _squeezed(epilogue: Pointwise, shape: tuple[int, ...]) -> tuple[Pointwise, tuple[int, ...]]:
+def squeezed(epilogue: Pointwise, shape: tuple[int, ...]) -> tuple[Pointwise, tuple[int, ...]]:
     """The epilogue and the output's shape without axes of extent 1."""
     places = [axis for axis, extent in enumerate(shape) if extent != 1]
 
@@ -216,7 +216,7 @@ class _Reduction:
         self._choice = choice
         self._source = source
         self._output = output
-        program, self._shape = _squeezed(workload.epilogue, workload.output_shape)
+        program, self._shape = squeezed(workload.epilogue, workload.output_shape)
         self._epilogue = Epilogue(builder, program, operands, self._shape, peel_bias=False)
         self._most_lanes = target.vector.lanes(32)
         self._lanes = _lanes(self._nest.width, target) if self._nest.last_is_kept else self._most_lanes

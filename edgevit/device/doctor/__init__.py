@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from edgevit.device.doctor import emulators, machine, network, software, tools
+from edgevit.device.doctor import emulators, machine, network, phones, software, tools
 from edgevit.device.doctor.finding import Finding, error
 from edgevit.errors import EdgevitError
 
@@ -27,6 +27,7 @@ def diagnose(
     tracker: str | None = None,
     key: str | None = None,
     ssh: str | None = None,
+    adb: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Finding]:
     """Run every probe; more where a device is named.
@@ -36,6 +37,7 @@ def diagnose(
         tracker: ``host:port`` of a tracker to look at, and at the devices it knows.
         key: only this key's devices of the tracker.
         ssh: a host OpenSSH should reach.
+        adb: serial of a phone that adb should reach; empty for the only one.
         progress: told how many of how many probes are done.
 
     Returns:
@@ -43,7 +45,7 @@ def diagnose(
     """
     # The load comes first and alone: the other probes would raise it.
     findings = _guarded("CPU load", machine.load)
-    probes = _probes(rpc, tracker, key, ssh)
+    probes = _probes(rpc, tracker, key, ssh, adb)
     with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
         running = [pool.submit(_guarded, name, probe) for name, probe in probes]
         for done, future in enumerate(running, start=1):
@@ -53,7 +55,9 @@ def diagnose(
     return findings
 
 
-def _probes(rpc: str | None, tracker: str | None, key: str | None, ssh: str | None) -> list[tuple[str, Probe]]:
+def _probes(
+    rpc: str | None, tracker: str | None, key: str | None, ssh: str | None, adb: str | None
+) -> list[tuple[str, Probe]]:
     probes: list[tuple[str, Probe]] = [
         ("versions", software.versions),
         ("TVM saves functions", software.saves_functions),
@@ -65,6 +69,7 @@ def _probes(rpc: str | None, tracker: str | None, key: str | None, ssh: str | No
         ("loopback", network.loopback),
         ("default ports", network.default_ports),
         ("ssh client", network.ssh_client),
+        ("adb", phones.adb_client),
         ("CPU", machine.processor),
         ("memory", machine.memory),
         ("folders", machine.folders),
@@ -75,6 +80,8 @@ def _probes(rpc: str | None, tracker: str | None, key: str | None, ssh: str | No
         probes.append((f"tracker {tracker}", partial(network.tracker, tracker, key)))
     if ssh is not None:
         probes.append((f"ssh {ssh}", partial(network.ssh_host, ssh)))
+    if adb is not None:
+        probes.append((f"phone {adb}".strip(), partial(phones.phone, adb)))
     return probes
 
 

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
 import socket
 import sys
-from typing import Any
 
 from edgevit.device.connect import DEFAULT_PORT, TRACKER_PORT, parse_address
 from edgevit.device.doctor.command import run
 from edgevit.device.doctor.finding import Finding, error, ok, warning
 from edgevit.device.doctor.handshake import Peer, Protocol, identify
 from edgevit.device.doctor.listener import Listener, find_listener
+from edgevit.device.doctor.sessions import try_session
 from edgevit.device.listing import KeyStatus, list_devices
 from edgevit.errors import EdgevitError, TargetError, UserError
 
-_SESSION_TIMEOUT = 20.0
 _SSH_SECONDS = 15
-
-# A session in a process of its own: a broken TVM must not take the doctor along.
-_DESCRIBE = """
-import json, sys
-from edgevit.device.connect import connect
-from edgevit.errors import EdgevitError
-try:
-    with connect(rpc=sys.argv[1], timeout=float(sys.argv[2])) as session:
-        print(json.dumps({"info": session.describe().model_dump()}))
-except EdgevitError as error:
-    print(json.dumps({"message": error.message, "advice": error.advice}))
-"""
 
 
 def loopback() -> list[Finding]:
@@ -72,7 +58,7 @@ def rpc_server(address: str) -> list[Finding]:
         return [_nobody(name, host, port, peer, "an RPC server", start)]
     if peer.busy:
         return [warning(name, "it answers, and is serving somebody else", "Wait until it is free.")]
-    return [_session(name, address)]
+    return [try_session(name, {"rpc": address})]
 
 
 def tracker(address: str, key: str | None) -> list[Finding]:
@@ -183,20 +169,6 @@ def _orphan(name: str, listener: Listener) -> list[Finding]:
 
 def _local_listener(host: str, port: int) -> Listener | None:
     return find_listener(port) if host in ("127.0.0.1", "::1", "localhost") else None
-
-
-def _session(name: str, address: str) -> Finding:
-    done = run([sys.executable, "-c", _DESCRIBE, address, str(_SESSION_TIMEOUT)], timeout=_SESSION_TIMEOUT + 30)
-    try:
-        said: dict[str, Any] = json.loads(done.output.splitlines()[-1])
-    except (ValueError, IndexError):
-        return error(name, f"a session with it failed: {done.trouble or 'no answer'}", "Look at its output.")
-    if "info" not in said:
-        return error(name, str(said["message"]), said["advice"])
-    info = said["info"]
-    facts = [info["runtime"], info["architecture"], info["system"], info["cpu"]]
-    facts += [f"{info['cores']} cores"] if info["cores"] else []
-    return ok(name, "free; " + ", ".join(fact for fact in facts if fact))
 
 
 def _summary(known: list[KeyStatus]) -> str:

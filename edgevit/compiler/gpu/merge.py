@@ -1,0 +1,113 @@
+"""What GPUs merge beyond the rewrites: each merge spares a launch, and a tensor written and read again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgevit.compiler.gpu.normalised import fits
+from edgevit.compiler.graph import Graph, Node, Tensor
+from edgevit.compiler.pointwise import Operand, Pointwise, Term
+from edgevit.target_schema import Gpu
+
+_FEW_CHANNELS = 4
+
+
+def merge(graph: Graph, gpu: Gpu) -> None:
+    """Change a rewritten graph.
+
+    Products read NCHW images as they come, and normalise their input on their own; attention whose queries, keys and
+    values are one matrix takes it once.
+    """
+    for node in list(graph.nodes):
+        if node.op == "permute":
+            _read_planes(graph, node)
+        elif node.op in ("layer_norm", "rms_norm"):
+            _normalise_in_product(graph, node, gpu)
+        elif node.op == "attention" and node.input(0) is node.input(1) is node.input(2):
+            node.inputs = [node.input(0), *node.inputs[3:]]
+            node.attrs["single"] = True
+            graph.changed()
+    graph.prune()
+
+
+def _read_planes(graph: Graph, permute: Node) -> None:
+    """A convolution reads an image of few channels where it lies, in planes."""
+    image, output = permute.input(0), permute.output
+    users = graph.users(output)
+    if len(image.shape) != 4 or len(output.shape) != 4 or graph.is_output(output) or len(users) != 1:
+        return
+    batch, channels, height, width = image.shape
+    (conv,) = users
+    turns = tuple(permute.attrs["view"]) == (channels, height * width) and tuple(permute.attrs["perm"]) == (1, 0)
+    reads_it_alone = conv.op == "conv" and conv.attrs.get("sources", 1) == 1 and conv.input(0) is output
+    if batch != 1 or channels > _FEW_CHANNELS or not turns or output.shape != (batch, height, width, channels):
+        return
+    if reads_it_alone and conv.attrs.get("groups", 1) == 1 and output not in conv.inputs[1:]:
+        conv.inputs[0] = image
+        conv.attrs["planar"] = True
+        conv.layers = (*permute.layers, *conv.layers)
+        graph.changed()
+
+
+def _normalise_in_product(graph: Graph, norm: Node, gpu: Gpu) -> None:
+    """A product with constant weights takes in the normalisation before it; factors and addends join its constants."""
+    x, output = norm.input(0), norm.output
+    users = graph.users(output)
+    program = norm.attrs.get("epilogue")
+    if len(users) != 1 or graph.is_output(output) or (program is not None and program.terms):
+        return
+    (product,) = users
+    constants = [norm.input(index) for index in (1, 2) if norm.has(index)]
+    if not _multiplies_rows(product, output) or not all(t.is_constant for t in constants):
+        return
+    weight = product.input(1)
+    if weight.data is None or not fits(x.shape[-1], gpu) or _operand_is(product, output):
+        return
+    data = weight.data.astype(np.float64)
+    columns = data if product.op == "linear" else data[:, :, 0, 0].T
+    if norm.has(2):
+        _add_bias(graph, product, _values(norm.input(2)) @ columns)
+    if norm.has(1):
+        columns = _values(norm.input(1))[:, None] * columns
+    folded = (columns if product.op == "linear" else columns.T[:, :, None, None]).astype(np.float32)
+    product.inputs[0] = x
+    product.inputs[1] = graph.constant(weight.name, np.ascontiguousarray(folded))
+    product.attrs |= {"norm": float(norm.attrs["epsilon"]), "centred": norm.op == "layer_norm"}
+    product.layers = (*norm.layers, *product.layers)
+    graph.changed()
+
+
+def _values(tensor: Tensor) -> np.ndarray[Any, Any]:
+    assert tensor.data is not None
+    return tensor.data.reshape(-1).astype(np.float64)
+
+
+def _multiplies_rows(product: Node, x: Tensor) -> bool:
+    """Whether a node multiplies each row of ``x`` with one constant matrix."""
+    if product.input(0) is not x or "norm" in product.attrs:
+        return False
+    if product.op == "linear":
+        return True
+    plain = product.op == "conv" and product.attrs.get("sources", 1) == 1 and product.attrs.get("groups", 1) == 1
+    return (
+        plain
+        and product.input(1).shape[2:] == (1, 1)
+        and tuple(product.attrs["strides"]) == (1, 1)
+        and not any(product.attrs["pads"])
+    )
+
+
+def _operand_is(product: Node, tensor: Tensor) -> bool:
+    return tensor in product.inputs[1:]
+
+
+def _add_bias(graph: Graph, product: Node, addend: np.ndarray[Any, Any]) -> None:
+    """Add a constant per output channel before anything else in the epilogue."""
+    shape = product.output.shape
+    program: Pointwise = product.attrs.get("epilogue") or Pointwise((Operand(shape),))
+    bias = graph.constant("bias", addend.astype(np.float32))
+    added = Pointwise((Operand(program.operands[0].shape), Operand(bias.shape)), (Term("add", (0, 1)),))
+    product.attrs["epilogue"] = added.then(program)
+    product.inputs.insert(2, bias)
