@@ -52,11 +52,14 @@ def spell_out_adb(arguments: list[str]) -> list[str]:
         if part == "--":
             return [*spelled, part, *rest]
         if part == "--adb":
-            # Not Path.exists(), which fails on what can be no name.
-            has_value = bool(rest) and not rest[0].startswith("-") and not os.path.exists(rest[0])  # noqa: PTH110
-            part = f"--adb={rest.pop(0) if has_value else ''}"
+            part = f"--adb={rest.pop(0) if rest and _may_be_serial(rest[0]) else ''}"
         spelled.append(part)
     return spelled
+
+
+def _may_be_serial(text: str) -> bool:
+    # Not Path.exists(), which fails on what can be no name.
+    return not (text.startswith("-") or text.endswith((".edgevit", ".onnx")) or os.path.exists(text))  # noqa: PTH110
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,7 @@ class Fleet:
             finally:
                 phone.stop()
             self._report(FleetEvent("gone", key, serial, phone.text))
+            self._rest(serial)
 
     def _wanted(self, serial: str) -> bool:
         return serial in self._attached and not self._over.is_set()

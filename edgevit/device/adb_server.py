@@ -33,7 +33,8 @@ _TRIPLES = {
     "x86_64": "x86_64-linux-gnu",
 }
 
-# A folder carries its shell's process id: one whose shell has gone was left by a phone that was switched off.
+# A folder carries its shell's process id: one whose shell has gone was left by a phone that was switched off. The
+# server is not the last command, which a shell may become: then nobody would heed the trap.
 _KEEP = """
 umask 077
 for old in FOLDER/edgevit-*; do
@@ -46,6 +47,7 @@ echo "{\\"folder\\": \\"$d\\"}"
 read -r go || exit 1
 chmod 700 "$d/server" || exit 1
 "$d/server" --exit-with-stdin --work-dir "$d" OPTIONS
+exit $?
 """
 
 # adb's server is shared: a port is taken back only while it still is the forward that was made here.

@@ -72,14 +72,15 @@ def _ignore(done: int, total: int) -> None:
     """Progress nobody asked for."""
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where edgevit keeps what it builds: ``EDGEVIT_CACHE_DIR``, else the user's cache."""
     chosen = os.environ.get("EDGEVIT_CACHE_DIR")
     return Path(chosen) if chosen else platformdirs.user_cache_path("edgevit")
 
 
 def _server_path(platform: Platform) -> Path:
     key = digest([source_hash(), *platform.flags, *compile_flags(), *link_flags()])
-    return _cache_folder() / "server" / f"edgevit-server-{platform.triple}-{key[:20]}"
+    return cache_folder() / "server" / f"edgevit-server-{platform.triple}-{key[:20]}"
 
 
 def _build(platform: Platform, path: Path, progress: Progress) -> None:
@@ -87,7 +88,7 @@ def _build(platform: Platform, path: Path, progress: Progress) -> None:
     objects = path.parent / "objects"
     objects.mkdir(parents=True, exist_ok=True)
     total = 2 * _LIBRARY_WEIGHT + sum(unit.weight for unit in parts) + 1
-    with ZigJobs(progress, total, _cache_folder() / "zig") as jobs:
+    with ZigJobs(progress, total, cache_folder() / "zig") as jobs:
         # Zig compiles its C library and its C++ library on first use, each one file at a time. Two links
         # that need one of them each, beside the compilers, keep all cores busy from the start.
         jobs.add(_LIBRARY_WEIGHT, lambda: _link_empty(jobs, platform, objects, "c++", "-shared"))
@@ -119,7 +120,7 @@ def _compiler(jobs: ZigJobs, platform: Platform, objects: Path, unit: Unit) -> C
         with staged_file(source) as aside:
             aside.write_text("".join(f'#include "{one}"\n' for one in unit.sources), encoding="utf-8")
         with staged_file(path) as aside:
-            jobs.run([language, *flags, *path_flags(_cache_folder()), "-c", str(source), "-o", str(aside)])
+            jobs.run([language, *flags, *path_flags(cache_folder()), "-c", str(source), "-o", str(aside)])
         return path
 
     return compile_unit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from edgevit.device.session import last_line
@@ -32,6 +33,8 @@ def no_gpu(api: str, where: str) -> DeviceMismatch:
 def load_error(error: Exception, address: str) -> DeviceError:
     """What a loader's failure means to the user."""
     text, last = str(error), last_line(error)
+    if lacking := re.search(r"created using \{(opencl|metal)\} but a loader of that name is not registered", text):
+        return no_gpu(lacking[1], address)
     wrong_machine = (
         "wrong ELF class",
         "Exec format",

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from edgevit.device.server_build import _cache_folder as cache_folder
+from edgevit.device.server_build import cache_folder
 from edgevit.device.server_recipe import digest
 from edgevit.device.zig_jobs import ZigJobs
 from edgevit.emulate.library import Api, Kernel, Shipped
@@ -27,7 +27,10 @@ Progress = Callable[[int, int], None]
 _NATIVE = Path(__file__).parent / "native"
 _COMMON = ("-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-c")
 # Registers and variables that nobody has set hold a NaN, too.
-_KERNEL = (*_COMMON, "-nostdinc", "-ftrivial-auto-var-init=pattern", "-Wno-user-defined-literals")
+_KERNEL = (
+    *(*_COMMON, "-nostdinc", "-ftrivial-auto-var-init=pattern", "-w"),
+    *("-ferror-limit=1", "-fno-caret-diagnostics", "-fshow-overloads=best"),
+)
 _CHECKS = (
     "-fsanitize=kernel-address,array-bounds,alignment,integer-divide-by-zero",
     "-fsanitize-recover=all",

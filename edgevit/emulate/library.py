@@ -137,6 +137,8 @@ def _kernels(api: Api, data: bytes) -> dict[str, Kernel]:
         stream.take(4 * arguments, "argument types")
         tags = tuple(stream.text("a launch parameter") for _ in range(stream.count("launch parameters")))
         stream.take(4 * stream.count("argument tags"), "argument tags")
+        if not name.isascii() or not name.isidentifier():
+            raise ArtifactError(f"{name!r} is no name of a kernel.", advice=_ADVICE)
         if name in records:
             raise ArtifactError(f"the kernel {name!r} occurs twice.", advice=_ADVICE)
         records[name] = (arguments, tags)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevit.device.server_build import _cache_folder as cache_folder
+from edgevit.device.server_build import cache_folder
 from edgevit.emulate.executor import Memory, Traffic
 from edgevit.emulate.plan import Launch
 from edgevit.errors import ToolchainError

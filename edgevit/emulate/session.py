@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from edgevit.target_schema import Target
 
 ExecutorName = Literal["edgevit", "pocl"]
+_SHOWN_LAYERS = 3
 
 
 def connect_gpu(
@@ -204,9 +206,16 @@ class GpuModel(RpcModel):
                 raise
             raise CheckFailed(
                 f"{fault}.",
-                where=str(self.artifact.path) if self.artifact.path else None,
+                where=self._layers(str(fault)),
                 advice="The kernel is wrong, whatever a GPU makes of it: compile the model again, or report it.",
             ) from None
+
+    def _layers(self, fault: str) -> str | None:
+        """The model's nodes that the faulty kernel computes, where the manifest says."""
+        resolution = self.artifact.resolution
+        functions = {launch.function for launch in resolution.launches if fault.endswith(f" {launch.kernel}")}
+        layers = {layer for call in resolution.program if call.kernel in functions for layer in call.layers}
+        return ", ".join(sorted(layers)[:_SHOWN_LAYERS]) + (", …" if len(layers) > _SHOWN_LAYERS else "") or None
 
     def _load(self, timeout: float) -> None:
         from tvm import relax
@@ -214,7 +223,16 @@ class GpuModel(RpcModel):
         module = self._session.load_program(self.artifact, timeout)
         with self._session.limit(timeout, "loading the model"):
             self._device = self._session.device()
-            self._vm = relax.VirtualMachine(module, self._device)
+            try:
+                self._vm = relax.VirtualMachine(module, self._device)
+            except Exception as error:
+                if lacking := re.search(r"Cannot find ffi::Function (\S+) in", str(error)):
+                    raise CheckFailed(
+                        f"the program calls {lacking[1]}, which launches no kernel.",
+                        where=str(self.artifact.path) if self.artifact.path else None,
+                        advice="The CPU would have to do it, on memory that is the GPU's: report it.",
+                    ) from error
+                raise
             del module
 
 

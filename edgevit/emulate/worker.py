@@ -22,7 +22,6 @@ from edgevit.emulate.plan import Launch, Plan
 
 PREPARE = "edgevit.emulate.prepare"
 REPORT = "edgevit.emulate.report"
-_SAFE_PREFIX = "vm.builtin."
 
 
 def main() -> None:
@@ -136,8 +135,9 @@ class _Host:
 
         self._device = _Device(Plan.model_validate_json((self._folder / name).read_bytes()))
         for function, call in self._device.functions().items():
-            if function.startswith(_SAFE_PREFIX):
-                raise ValueError(f"{function!r} is a function of the virtual machine")
+            # Names with dots are TVM's and this process's own.
+            if not function.isidentifier():
+                raise ValueError(f"{function!r} is no name of a compiled function")
             tvm_ffi.register_global_func(function, call, override=True)
 
     def load(self, name: str) -> Any:

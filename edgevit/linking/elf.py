@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from functools import cache
 from pathlib import Path
 
 from edgevit.linking.symbols import host_symbols
@@ -48,7 +50,7 @@ def android_inputs(folder: Path, tool: Tool, target: Target) -> list[str]:
     if tool.kind == "zig":
         stubs |= {LIBM: symbols.libm, LIBC: symbols.libc}
     for name, functions in stubs.items():
-        _stub(folder, tool, name, sorted(functions))
+        (folder / name).write_bytes(_stub(tool, name, functions))
     needed = [] if tool.kind == "zig" else ["-lm"]
     flags = ["-Wl,--no-undefined", f"-L{folder}", "-Wl,--no-as-needed", f"-l:{LIBTVM_FFI}"]
     # Few models use threads of the runtime's pool or its workspaces.
@@ -72,8 +74,11 @@ def _unwinder(folder: Path) -> str:
     return str(source)
 
 
-def _stub(folder: Path, tool: Tool, name: str, functions: list[str]) -> None:
-    lines = "".join(f".globl {one}\\n.type {one},%function\\n{one}:\\n" for one in functions)
-    source = folder / f"{name}.c"
-    source.write_text(f'__asm__(".text\\n{lines}");\n', encoding="utf-8")
-    tool.run(["-shared", "-nostdlib", "-s", "-g0", f"-Wl,-soname,{name}", str(source), "-o", str(folder / name)])
+@cache
+def _stub(tool: Tool, name: str, functions: frozenset[str]) -> bytes:
+    lines = "".join(f".globl {one}\\n.type {one},%function\\n{one}:\\n" for one in sorted(functions))
+    with tempfile.TemporaryDirectory(prefix="edgevit-stub-") as folder:
+        source, library = Path(folder) / "stub.c", Path(folder) / name
+        source.write_text(f'__asm__(".text\\n{lines}");\n', encoding="utf-8")
+        tool.run(["-shared", "-nostdlib", "-s", "-g0", f"-Wl,-soname,{name}", str(source), "-o", str(library)])
+        return library.read_bytes()

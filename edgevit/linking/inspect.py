@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgevit.errors import ToolchainError
 from edgevit.linking.inspect_elf import elf_violations
 from edgevit.linking.inspect_macho import archive_violations, macho_violations
+from edgevit.linking.reading import reading
 from edgevit.target_schema import Target
 
 
@@ -20,15 +21,22 @@ def inspect_library(data: bytes, target: Target, name: str, *, where: str) -> No
     Raises:
         ToolchainError: a violation, named.
     """
-    if name.endswith(".a"):
-        violations = archive_violations(data, target)
-    elif target.os_kernel == "darwin":
-        violations = macho_violations(data, target, name)
-    else:
-        violations = elf_violations(data, target, name)
+    try:
+        with reading():
+            violations = _violations(data, target, name)
+    except (AttributeError, TypeError, ValueError) as error:  # names that are no text, numbers without meaning
+        violations = [f"it cannot be read ({error})"]
     if violations:
         raise ToolchainError(
             f"the linked {name} is not what {target.name} loads: {'; '.join(violations)}.",
             where=where,
             advice="Try another linker with --linker, and report it.",
         )
+
+
+def _violations(data: bytes, target: Target, name: str) -> list[str]:
+    if name.endswith(".a"):
+        return archive_violations(data, target)
+    if target.os_kernel == "darwin":
+        return macho_violations(data, target, name)
+    return elf_violations(data, target, name)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from edgevit.linking.elf import LIBC, LIBM, LIBTVM_FFI, LIBTVM_RUNTIME, page_bytes
+from edgevit.linking.reading import named
 from edgevit.linking.symbols import host_symbols
 from edgevit.target_schema import Target
 
@@ -26,7 +27,6 @@ def elf_violations(data: bytes, target: Target, name: str) -> list[str]:
     """What is wrong with an ELF library, each as a clause without a full stop; empty when nothing is."""
     import lief
 
-    lief.logging.disable()  # it would print what is returned here
     binary = lief.ELF.parse(data)
     if binary is None:
         return ["it is not an ELF file"]
@@ -40,10 +40,10 @@ def elf_violations(data: bytes, target: Target, name: str) -> list[str]:
 
 def _header(binary: Any, target: Target) -> Iterator[str]:
     header = binary.header
-    machine = header.machine_type.__name__
+    machine = named(header.machine_type)
     if machine != _MACHINES[target.architecture]:
         yield f"it is for the machine {machine}"
-    if header.file_type.__name__ != "DYN":
+    if named(header.file_type) != "DYN":
         yield "it is no shared library"
     wrong = {"hard": _ARM_SOFT_FLOAT, "soft": _ARM_HARD_FLOAT}.get(target.float_abi or "")
     if wrong and header.processor_flag & wrong:
@@ -51,10 +51,10 @@ def _header(binary: Any, target: Target) -> Iterator[str]:
 
 
 def _segments(binary: Any, target: Target) -> Iterator[str]:
-    kinds = {segment.type.__name__ for segment in binary.segments}
+    kinds = {named(segment.type) for segment in binary.segments}
     page = page_bytes(target)
     for segment in binary.segments:
-        kind, flags = segment.type.__name__, int(segment.flags)
+        kind, flags = named(segment.type), int(segment.flags)
         writable, executable = bool(flags & 2), bool(flags & 1)
         if kind == "LOAD" and (segment.alignment < page or (segment.virtual_address - segment.file_offset) % page):
             yield f"a segment is aligned to {segment.alignment} bytes, not to pages of {page}"
@@ -71,7 +71,7 @@ def _segments(binary: Any, target: Target) -> Iterator[str]:
 
 
 def _dynamic(binary: Any, target: Target, name: str) -> Iterator[str]:
-    entries = {entry.tag.__name__: entry for entry in binary.dynamic_entries}
+    entries = {named(entry.tag): entry for entry in binary.dynamic_entries}
     if "TEXTREL" in entries or ("FLAGS" in entries and entries["FLAGS"].value & _DF_TEXTREL):
         yield "it has relocations in its code (text relocations)"
     soname = entries["SONAME"].name if "SONAME" in entries else None
@@ -92,6 +92,6 @@ def _undefined(binary: Any, target: Target) -> Iterator[str]:
     # Shared libraries of GCC hold the helpers on 32-bit ARM Linux; elsewhere a linker copies them.
     allowed = symbols.all | (symbols.helpers if target.system == "linux" else frozenset())
     # Section 0 is that of undefined symbols; the first entry of every table is one without a name.
-    names = {s.name for s in binary.dynamic_symbols if s.shndx == 0 and s.name and s.binding.__name__ != "WEAK"}
+    names = {s.name for s in binary.dynamic_symbols if s.shndx == 0 and s.name and named(s.binding) != "WEAK"}
     if strange := sorted(names - allowed):
         yield f"nothing provides the functions it calls: {', '.join(strange)}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from edgevit.linking.apple import LIBSYSTEM, install_name
+from edgevit.linking.reading import named
 from edgevit.linking.symbols import host_symbols
 from edgevit.target_schema import Target
 
@@ -18,9 +19,10 @@ _EXTERNAL, _TYPE_BITS, _UNDEFINED = 0x01, 0x0E, 0x00  # of a symbol's n_type: <m
 
 def macho_violations(data: bytes, target: Target, name: str) -> list[str]:
     """What is wrong with a library, each as a clause without a full stop; empty when nothing is."""
-    binary = _parse(data)
-    if binary is None:
+    file = _parse(data)
+    if file is None:
         return ["it is not a Mach-O file for one architecture"]
+    binary = file.at(0)
     return [
         *_header(binary, target, "DYLIB"),
         *_library(binary, data, name),
@@ -40,10 +42,11 @@ def archive_violations(data: bytes, target: Target) -> list[str]:
     for name, stamped, content in members:
         if stamped:
             found.append(f"its member {name} carries a time or an owner")
-        binary = _parse(content)
-        if binary is None:
+        file = _parse(content)
+        if file is None:
             found.append(f"its member {name} is not a Mach-O file")
             continue
+        binary = file.at(0)
         found += [f"in {name}, {one}" for one in _header(binary, target, "OBJECT")]
         for symbol in binary.symbols:
             if symbol.raw_type & _EXTERNAL:
@@ -52,22 +55,22 @@ def archive_violations(data: bytes, target: Target) -> list[str]:
 
 
 def _parse(data: bytes) -> Any:
+    """The file, of one architecture, or None; whoever reads from LIEF's objects must hold what they came from."""
     import lief
 
-    lief.logging.disable()  # it would print what is returned here
     fat = lief.MachO.parse(data)
-    return fat.at(0) if fat is not None and fat.size == 1 else None
+    return fat if fat is not None and fat.size == 1 else None
 
 
 def _header(binary: Any, target: Target, kind: str) -> Iterator[str]:
-    if binary.header.cpu_type.__name__ != "ARM64":
-        yield f"it is for the processor {binary.header.cpu_type.__name__}"
-    if binary.header.file_type.__name__ != kind:
-        yield f"its kind is {binary.header.file_type.__name__}, not {kind}"
+    if named(binary.header.cpu_type) != "ARM64":
+        yield f"it is for the processor {named(binary.header.cpu_type)}"
+    if named(binary.header.file_type) != kind:
+        yield f"its kind is {named(binary.header.file_type)}, not {kind}"
     if not binary.has_build_version:
         yield "it names no oldest version of the system (LC_BUILD_VERSION)"
         return
-    platform = binary.build_version.platform.__name__
+    platform = named(binary.build_version.platform)
     if platform != _PLATFORMS[target.system]:
         yield f"it is for {platform}"
     oldest = binary.build_version.minos[:2]
@@ -77,10 +80,10 @@ def _header(binary: Any, target: Target, kind: str) -> Iterator[str]:
 
 
 def _library(binary: Any, data: bytes, name: str) -> Iterator[str]:
-    names = [command.name for command in binary.commands if command.command.__name__ == "ID_DYLIB"]
+    names = [command.name for command in binary.commands if named(command.command) == "ID_DYLIB"]
     if names != [install_name(name)]:
         yield f"its install name is {names[0] if names else None!r}, not {install_name(name)!r}"
-    loads = {command.name for command in binary.commands if command.command.__name__ == "LOAD_DYLIB"}
+    loads = {command.name for command in binary.commands if named(command.command) == "LOAD_DYLIB"}
     if loads != {LIBSYSTEM}:
         yield f"it loads {', '.join(sorted(loads)) or 'nothing'} instead of {LIBSYSTEM} alone"
     if any(int(segment.init_protection) & 6 == 6 for segment in binary.segments):

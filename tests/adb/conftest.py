@@ -86,8 +86,8 @@ def phone(attach: Attach, qemu: None) -> FakePhone:
 
 @pytest.fixture(scope="session")
 def arm64_artifact(small_model: Model) -> Artifact:
-    """``small_model`` for 64-bit ARM, not yet checked."""
-    return compile_model(small_model, "arm64-linux", verify=False)
+    """``small_model`` for phones of 64 bits, not yet checked."""
+    return compile_model(small_model, "android-arm64", verify=False)
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +98,6 @@ def arm64_file(arm64_artifact: Artifact, tmp_path_factory: pytest.TempPathFactor
     from tests.models import small_proto
 
     folder = tmp_path_factory.mktemp("arm64")
-    onnx.save(small_proto(), folder / "small.onnx")
+    onnx.save(small_proto(), folder / "model.onnx")
     arm64_artifact.save(folder / "small.edgevit")
     return folder / "small.edgevit"

@@ -73,6 +73,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         ("--adb A --adb B", "--adb=A --adb=B"),
         ("-- --adb", "-- --adb"),
         ("--adb tests x", "--adb= tests x"),
+        ("--adb missing.edgevit", "--adb= missing.edgevit"),
     ],
 )
 def test_adb_needs_no_value(given: str, spelled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +130,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 EDGEVIT = (sys.executable, "-c", "from edgevit.cli.main import run; run()")
-_SMALL = ("--target", "arm64-linux", "--threads", "1", "--tuning-log", "logs", "--batch", "1")
+_SMALL = ("--target", "android-arm64", "--threads", "1", "--tuning-log", "logs", "--batch", "1")
 
 
 def test_tune(phone: FakePhone, model: str, command: Command) -> None:
@@ -145,7 +146,7 @@ def test_tune_keeps_the_rest_when_the_phone_is_unplugged(
     """Records are written as they come; the phone never comes back."""
     monkeypatch.setattr(RpcSession, "emulated", property(lambda _: False, lambda *_: None), raising=False)
     phone = attach(phone="samsung")
-    log = tmp_path / "logs" / "arm64-linux" / "records.jsonl"
+    log = tmp_path / "logs" / "android-arm64" / "records.jsonl"
 
     def unplug() -> None:
         if wait_until(lambda: log.exists() and log.stat().st_size > 0, 120):
@@ -265,3 +266,24 @@ def test_doctor_without_phone(server: None) -> None:
 )
 def test_room(text: str, megabytes: float | None) -> None:
     assert phones.free_megabytes(text) == megabytes
+
+
+def test_two_phones_tune_together(attach: Attach, qemu: None, model: str, command: Command) -> None:
+    phones = [attach(), attach()]
+    places = [part for phone in phones for part in ("--adb", phone.serial)]
+    found = json.loads(command("tune", model, *places, *_SMALL, "--trials", "2", "--json"))
+    assert (found["reason"], found["trials"], found["failures"]) == ("trials", 2, {})
+    assert {device["address"] for device in found["devices"]} == {f"adb {phone.serial}" for phone in phones}
+
+
+def test_killed_while_it_serves_phones(phone: FakePhone, tmp_path: Path) -> None:
+    """Nobody is left to clean up, and yet it is."""
+    command = [*EDGEVIT, "devices", "serve", "--adb-all", "--port", "0", "--json"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd=tmp_path) as serving:
+        assert serving.stdout is not None
+        assert json.loads(serving.stdout.readline())["event"] == "listening"
+        assert json.loads(serving.stdout.readline())["event"] == "served"
+        assert not phone.empty()
+        serving.kill()
+    assert wait_until(phone.empty)
+    assert wait_until(lambda: not adb("forward", "--list").strip())

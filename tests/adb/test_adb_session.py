@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgevit.artifact import Artifact
+from edgevit.compiler.compile import compile_model
 from edgevit.device.adb_client import choose_phone
 from edgevit.device.connect import connect
 from edgevit.errors import DeviceError, DeviceLost, DeviceMismatch, DeviceUnreachable, ToolchainError, UserError
@@ -45,10 +46,18 @@ def test_computes_the_same_and_leaves_nothing(phone: FakePhone, small_model: Mod
     adb("forward", "--remove-all")
 
 
-def test_an_old_phone_without_the_shell_protocol(attach: Attach, qemu: None, arm64_artifact: Artifact) -> None:
+def test_an_old_phone_without_the_shell_protocol(attach: Attach, qemu: None, small_model: Model) -> None:
+    """It runs what is for Linux, too: the server brings its own loader."""
     attach(features="cmd")
-    with connect(adb="") as session, session.load(arm64_artifact) as loaded:
-        loaded.run(small_input(0))
+    artifact = compile_model(small_model, "arm64-linux", verify=False)
+    with connect(adb="") as session, session.load(artifact) as loaded:
+        assert_same(loaded.run(small_input(0)), expected(small_model, small_input(0)))
+
+
+def test_an_artifact_for_the_gpu(phone: FakePhone, small_model: Model) -> None:
+    artifact = compile_model(small_model, "android-opencl-adreno", verify=False)
+    with connect(adb="") as session, pytest.raises(DeviceMismatch, match="has no OpenCL device"):
+        session.load(artifact)
 
 
 def test_what_a_switched_off_phone_left_is_removed(phone: FakePhone, arm64_artifact: Artifact) -> None:

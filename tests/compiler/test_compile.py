@@ -29,7 +29,7 @@ model = edgevit.load(sys.argv[1])
 for target in sys.argv[3:]:
     edgevit.compile(model, target, verify=False).save(Path(sys.argv[2]) / f"{target}.edgevit")
 """
-CROSS = ("host", "arm64-linux", "armv7-linux", "apple-silicon")
+CROSS = ("host", "arm64-linux", "armv7-linux", "apple-silicon", "android-arm64", "metal-ios")
 
 
 def _compile_elsewhere(folder: Path, model: bytes, *, seed: str, user: str, day: str) -> dict[str, bytes]:

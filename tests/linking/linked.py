@@ -50,10 +50,12 @@ def compiled(folder: Path, zig_target: str = "aarch64-linux-android", text: str 
     return path
 
 
-def stub(folder: Path, name: str, triple: str = "aarch64-linux-android") -> Path:
-    """An empty library of that name."""
+def stub(folder: Path, name: str, *functions: str) -> Path:
+    """A library of that name for 64-bit Android, with empty functions."""
     path = folder / name
-    zig("cc", "-target", triple, "-shared", "-nostdlib", f"-Wl,-soname,{name}", source(folder, "", "no.c"), "-o", path)
+    code = source(folder, "".join(f"void {one}(void) {{}}\n" for one in functions), "stub.c")
+    target = ["-target", "aarch64-linux-android", "-fno-builtin", "-nostdlib"]
+    zig("cc", *target, "-shared", f"-Wl,-soname,{name}", code, "-o", path)
     return path
 
 

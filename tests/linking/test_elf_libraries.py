@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +170,14 @@ def test_another_machine_or_float_convention_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_elf_file_is_said_so() -> None:
     _refused(b"\x7fELF but no more than that", "not an ELF file")
     _refused(b"", "not an ELF file")
+
+
+def test_damage_is_a_clear_error_at_worst(tmp_path: Path) -> None:
+    data = linked(tmp_path, "android-arm64").read_bytes()
+    draw = random.Random(0)
+    for _ in range(300):
+        damaged = bytearray(data)
+        for _ in range(20):
+            damaged[draw.randrange(2048)] = draw.randrange(256)
+        with contextlib.suppress(ToolchainError):
+            inspect_library(bytes(damaged), get_target("android-arm64"), "model.so", where="zig")

@@ -196,11 +196,13 @@ def _number(value: Expr) -> float | None:
 def _extreme(*, least: bool) -> Operation:
     """Minimum or maximum that is NaN if either argument is."""
 
-    def emit(_builder: KernelBuilder, args: Sequence[Expr], _params: Sequence[float], _dtype: str) -> Expr:
+    def emit(builder: KernelBuilder, args: Sequence[Expr], _params: Sequence[float], _dtype: str) -> Expr:
         a, b = args
-        first = a < b if least else a > b
-        # Where the comparison fails, b is the result, unless only a is NaN.
-        return tirx.Select(tirx.Or(first, tirx.isnan(a)) if _is_float(a) and _number(a) is None else first, a, b)
+        chosen = tirx.Select(a < b if least else a > b, a, b)
+        # Where the comparison fails, that is b, unless only a is NaN.
+        if not _is_float(a) or _number(a) is not None:
+            return chosen
+        return tirx.Select(tirx.isnan(a), a, builder.bind(chosen))
 
     return Operation(2, emit)
 
@@ -241,19 +243,35 @@ def _convert(_builder: KernelBuilder, args: Sequence[Expr], _params: Sequence[fl
 
 def _equal(_builder: KernelBuilder, args: Sequence[Expr], _params: Sequence[float], _dtype: str) -> Expr:
     a, b = args
-    return tirx.Or(tirx.And(a, b), tirx.Not(tirx.Or(a, b))) if _is_bool(a) else tirx.EQ(a, b)
+    return tirx.EQ(_integer(a), _integer(b)) if _is_bool(a) else tirx.EQ(a, b)
+
+
+def _logical(function: Callable[..., Expr], arity: int = 2) -> Operation:
+    """Of truth values, as integers: not all compilers have logical operators on vectors."""
+    return Operation(arity, lambda _builder, args, _params, _dtype: function(*(_integer(arg) for arg in args)))
+
+
+def _integer(truth: Expr) -> Expr:
+    dtype = str(truth.ty).replace("bool", "int32")
+    return tirx.Select(truth, tirx.const(1, dtype), tirx.const(0, dtype))
 
 
 GPU_OPERATIONS: dict[str, Operation] = {
     "cast": Operation(1, _convert),
     "equal": Operation(2, _equal),
-    "xor": Operation(2, lambda _b, args, _p, _d: tirx.And(tirx.Or(*args), tirx.Not(tirx.And(*args)))),
+    "not": _logical(lambda a: tirx.EQ(a, constant(a, 0)), 1),
+    "and": _logical(lambda a, b: tirx.NE(a * b, constant(a, 0))),
+    "or": _logical(lambda a, b: tirx.NE(a + b, constant(a, 0))),
+    "xor": _logical(tirx.NE),
     "min": _extreme(least=True),
     "max": _extreme(least=False),
     "clip": Operation(1, _clip),
     "relu": _unary(lambda x: at_least(x, 0)),
     "leaky_relu": Operation(
-        1, lambda _b, args, params, _d: tirx.Select(args[0] < constant(args[0], 0.0), args[0] * constant(args[0], params[0]), args[0])
+        1,
+        lambda _b, args, params, _d: tirx.Select(
+            args[0] < constant(args[0], 0.0), args[0] * constant(args[0], params[0]), args[0]
+        ),
     ),
     "round": _unary(lambda x: tirx.round(x) if _is_float(x) else x),
     "pow": Operation(2, _power),

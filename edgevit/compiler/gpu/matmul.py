@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from tvm import tirx
-
 from edgevit.compiler.gpu.builder import Launch, ThreadBuilder, cover, div, mod, within
 from edgevit.compiler.gpu.epilogue import Epilogue
 from edgevit.compiler.gpu.flat import coordinates, offsets
@@ -74,9 +72,15 @@ class _Product:
 
     def function(self) -> Any:
         b, w = self.b, self.w
-        rows, columns = b.shared(self.tile_rows * self.depth, "rows"), b.shared(self.depth * self.tile_columns, "columns")
+        rows, columns = (
+            b.shared(self.tile_rows * self.depth, "rows"),
+            b.shared(self.depth * self.tile_columns, "columns"),
+        )
         self.thread = b.bind(b.thread(1) * self.x + b.thread(0), "thread")
-        self.row, self.column = b.bind(b.group(1) * self.tile_rows, "row"), b.bind(b.group(0) * self.tile_columns, "column")
+        self.row, self.column = (
+            b.bind(b.group(1) * self.tile_rows, "row"),
+            b.bind(b.group(0) * self.tile_columns, "column"),
+        )
         left, right = self._elements()
         count = self.own_rows * self.own_columns
         held = b.registers(count, name="held")
@@ -96,11 +100,15 @@ class _Product:
         """Where the matrices of the group's batch element begin; operands repeat along axes of extent 1."""
         w = self.w
         strides = [
-            [0 if extent == 1 else stride * size for extent, stride in zip(shape, contiguous_strides(shape), strict=True)]
+            [
+                0 if extent == 1 else stride * size
+                for extent, stride in zip(shape, contiguous_strides(shape), strict=True)
+            ]
             for shape, size in ((w.left, w.rows * w.depth), (w.right, w.depth * w.columns))
         ]
-        axes = [Axis(extent, steps) for extent, *steps in zip(w.batch, *strides, strict=True)]
-        axes = [Axis(axis.extent, tuple(axis.strides)) for axis in axes] or [Axis(1, (0, 0))]
+        axes = [Axis(extent, tuple(steps)) for extent, *steps in zip(w.batch, *strides, strict=True)] or [
+            Axis(1, (0, 0))
+        ]
         left, right = offsets(self.b, self.b.group(2), axes)
         return left, right
 
@@ -171,7 +179,10 @@ class _Product:
             for c in range(self.own_columns):
                 row = b.bind(self.row + b.thread(1) + r * self.y, "r")
                 column = b.bind(self.column + b.thread(0) + c * self.x, "c")
-                covered = (cover(w.rows, self.tile_rows) * self.tile_rows, cover(w.columns, self.tile_columns) * self.tile_columns)
+                covered = (
+                    cover(w.rows, self.tile_rows) * self.tile_rows,
+                    cover(w.columns, self.tile_columns) * self.tile_columns,
+                )
                 with b.inside(within((row, w.rows, covered[0]), (column, w.columns, covered[1]))):
                     value = b.bind(b.load(held, r * self.own_columns + c))
                     result = self.epilogue.apply(value, (*place, row, column))

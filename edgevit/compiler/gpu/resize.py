@@ -41,9 +41,7 @@ def emit(workload: Workload, target: Target, name: str, storage: Sequence[str]) 
     epilogue = Epilogue(b, workload.epilogue, shape)
     output = b.argument("output", prod(shape))
     with each(b, count) as index:
-        image, row, column, vector = (
-            b.bind(place) for place in coordinates(index, (*shape[:3], channels // lanes))
-        )
+        image, row, column, vector = (b.bind(place) for place in coordinates(index, (*shape[:3], channels // lanes)))
         channel = b.bind(vector * lanes, "channel")
 
         def read(y: Expr, x: Expr) -> Expr:
@@ -56,9 +54,7 @@ def emit(workload: Workload, target: Target, name: str, storage: Sequence[str]) 
             top, bottom, down = _neighbours(b, workload, 0, row)
             left, right, across = _neighbours(b, workload, 1, column)
             share = b.splat(down, lanes)
-            near, far = (
-                _mix(b, read(top, x), read(bottom, x), share) for x in (left, right)
-            )
+            near, far = (_mix(b, read(top, x), read(bottom, x), share) for x in (left, right))
             value = _mix(b, near, far, b.splat(across, lanes))
         result = epilogue.apply(b.bind(value), (image, row, column, channel), lanes)
         b.store(output, index * lanes, result, lanes)

@@ -3,8 +3,6 @@
 
 #include <stdint.h>
 
-#if defined(__x86_64__) || defined(__aarch64__)
-
 struct Fiber {
   void* stack;
 };
@@ -42,7 +40,7 @@ inline void fiber_start(Fiber* fiber, uint8_t* stack, uint64_t bytes, void (*bod
   for (int i = 0; i < 6; ++i) *--top = nullptr;
   fiber->stack = top;
 }
-#else
+#elif defined(__aarch64__)
 asm(R"(
 .text
 .hidden ev_switch
@@ -84,24 +82,8 @@ inline void fiber_start(Fiber* fiber, uint8_t* stack, uint64_t bytes, void (*bod
   frame[11] = (void*)body;  // x30
   fiber->stack = frame;
 }
+#else
+#error "there is no switch between fibers for this processor"
 #endif
 
 inline void fiber_switch(Fiber* from, Fiber* to) { ev_switch(&from->stack, to->stack); }
-
-#else
-#include <ucontext.h>
-
-struct Fiber {
-  ucontext_t context;
-};
-
-inline void fiber_start(Fiber* fiber, uint8_t* stack, uint64_t bytes, void (*body)()) {
-  getcontext(&fiber->context);
-  fiber->context.uc_stack.ss_sp = stack;
-  fiber->context.uc_stack.ss_size = bytes;
-  fiber->context.uc_link = nullptr;
-  makecontext(&fiber->context, body, 0);
-}
-
-inline void fiber_switch(Fiber* from, Fiber* to) { swapcontext(&from->context, &to->context); }
-#endif

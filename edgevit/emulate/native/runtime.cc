@@ -126,7 +126,8 @@ void put_slot(char* text, size_t size, const Slot& slot) {
   char who[96], what[96];
   put_where(who, sizeof who, current);
   put_slot(what, sizeof what, slot);
-  say("uninitialised read at byte %llu of %s by %s: nobody has written it", (unsigned long long)offset, what, who);
+  say("uninitialised read at byte %llu of %s by %s: %s", (unsigned long long)offset, what, who,
+      slot.shared ? "no thread of the group has written it before; is a barrier missing?" : "nobody has written it");
   leave();
 }
 
@@ -470,8 +471,10 @@ __attribute__((visibility("default"))) int ev_launch(EvLaunch* asked) {
 }
 
 void* ev_shared(const char* name, uint64_t bytes, uint32_t element) {
-  for (uint32_t i = 0; i < shared_count; ++i)
-    if (slots[kMaxBuffers + i].name == name) return slots[kMaxBuffers + i].base;
+  for (uint32_t i = 0; i < shared_count; ++i) {
+    const Slot& slot = slots[kMaxBuffers + i];
+    if (slot.name == name && slot.bytes == bytes) return slot.base;
+  }
   shared_bytes = ((shared_bytes + 15) & ~15ull) + bytes;
   if (shared_bytes > launch->local_limit || shared_count == kMaxShared) {
     say("a group's shared memory takes %llu bytes with %s, where the target has %llu", (unsigned long long)shared_bytes,

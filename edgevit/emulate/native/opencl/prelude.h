@@ -36,6 +36,9 @@ void ev_barrier(uint fences, uint line);
 #define get_global_id(dimension) (get_group_id(dimension) * get_local_size(dimension) + get_local_id(dimension))
 #define get_global_size(dimension) (get_num_groups(dimension) * get_local_size(dimension))
 
+#define INFINITY __builtin_inff()
+#define NAN __builtin_nanf("")
+
 #define CLK_LOCAL_MEM_FENCE 1u
 #define CLK_GLOBAL_MEM_FENCE 2u
 #define barrier(fences) ev_barrier(fences, __LINE__)
@@ -193,6 +196,11 @@ EV_OVER int isinf(half x) { return __builtin_isinf((float)x); }
 EV_SELECT(float, int)
 EV_SELECT(half, short)
 EV_SELECT(int, int)
+EV_SELECT(char, char)
+EV_SELECT(uchar, uchar)
+EV_SELECT(short, short)
+EV_SELECT(ushort, ushort)
+EV_SELECT(long, long)
 
 #define EV_AS(To, From)                                           \
   EV_OVER To as_##To(From from) { return __builtin_astype(from, To); }
