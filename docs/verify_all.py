@@ -26,7 +26,7 @@ MODELS = ("mobilevit-xxs", "mobilevit-xs", "mobilevit-s")
 TARGETS = ("android-arm64", "android-opencl-adreno", "android-opencl-mali", "metal-macos", "metal-ios")
 PRECISIONS = ("fp32", "fp16")
 HEADER = (
-    "| model | target | precision | compile | artifact | kernels | launches | device memory | error | top-1 | proved by |\n"
+    "| model | target | precision | compile | artifact | kernels | launches | memory | error | top-1 | by |\n"
     "|---|---|---|---:|---:|---:|---:|---:|---:|---|---|"
 )
 TRAFFIC = (

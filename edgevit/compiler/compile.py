@@ -222,10 +222,17 @@ def _verify(
                 raise CheckFailed(
                     f"the compiled code is wrong: {result.failures[0]}.",
                     where=f"output {result.worst} at {part.resolution.text}",
-                    advice="Run 'edgevit check --bisect' on an artifact compiled with --no-verify, and report it.",
+                    advice=_wrong_advice(artifact),
                 )
             checks.append(numeric_check(result, session, proof))
     return checks
+
+
+def _wrong_advice(artifact: Artifact) -> str:
+    find = "Run 'edgevit check --bisect' on an artifact compiled with --no-verify, and report it."
+    if artifact.manifest.precision != "fp16":
+        return find
+    return f"Some models do not bear fp16: compile this one with --precision fp32. {find}"
 
 
 def _session_for(target: Target, build_progress: Callable[[int, int], None] | None) -> Session | str:

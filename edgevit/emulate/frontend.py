@@ -6,12 +6,15 @@ and extension, so a text that needs fp16 is refused where the device has none.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import TYPE_CHECKING
 
 from edgevit.emulate.build import native_folder, tool
-from edgevit.emulate.library import Shipped
+from edgevit.emulate.library import Kernel, Shipped
 from edgevit.errors import CheckFailed, ToolchainError
 
 if TYPE_CHECKING:
@@ -42,27 +45,39 @@ def check_front_end(shipped: Shipped, gpu: Gpu) -> str:
         CheckFailed: the front end refuses a kernel.
         ToolchainError: it could not be run.
     """
-    for kernel in shipped.kernels.values():
-        text = f'#line 1 "{kernel.name}"\n{kernel.text}\n'
-        command = [sys.executable, "-m", "ziglang", "clang", *_flags(gpu), "-"]
-        try:
-            done = subprocess.run(
-                command, input=text, capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise ToolchainError(f"clang did not read kernel {kernel.name} within {_SECONDS:.0f} s.") from None
-        if done.returncode:
-            lines = done.stderr.splitlines()
-            first = next((line.strip() for line in lines if "error:" in line), None)
-            if first is None:
-                raise ToolchainError(f"clang's OpenCL front end failed: {lines[-1] if lines else done.returncode}.")
+    flags = tuple(_flags(gpu))
+    kernels = list(shipped.kernels.values())
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        refusals = list(pool.map(lambda kernel: _refusal(kernel, flags), kernels))
+    for kernel, refusal in zip(kernels, refusals, strict=True):
+        if refusal is not None:
             raise CheckFailed(
-                f"an OpenCL compiler for {gpu.language} would refuse the text: {first}.",
+                f"an OpenCL compiler for {gpu.language} would refuse the text: {refusal}.",
                 where=f"kernel {kernel.name}",
                 advice="The device cannot build this kernel: compile the model again, or correct the target.",
             )
     extensions = ", ".join(gpu.extensions) or "no extensions"
     return f"front end of {tool()}, {gpu.language}, {extensions}"
+
+
+@cache
+def _refusal(kernel: Kernel, flags: tuple[str, ...]) -> str | None:
+    """The first error in a kernel's text; None if there is none."""
+    text = f'#line 1 "{kernel.name}"\n{kernel.text}\n'
+    command = [sys.executable, "-m", "ziglang", "clang", *flags, "-"]
+    try:
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ToolchainError(f"clang did not read kernel {kernel.name} within {_SECONDS:.0f} s.") from None
+    if not done.returncode:
+        return None
+    lines = done.stderr.splitlines()
+    first = next((line.strip() for line in lines if "error:" in line), None)
+    if first is None:
+        raise ToolchainError(f"clang's OpenCL front end failed: {lines[-1] if lines else done.returncode}.")
+    return first.rstrip(".")
 
 
 def _flags(gpu: Gpu) -> list[str]:

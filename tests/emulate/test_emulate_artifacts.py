@@ -19,7 +19,7 @@ from edgevit.device.emulate import connect_emulated
 from edgevit.emulate import available
 from edgevit.emulate.library import Shipped, read_shipped
 from edgevit.emulate.session import connect_gpu
-from edgevit.errors import ArtifactError, DeviceLost, DeviceMismatch, ToolchainError, UserError
+from edgevit.errors import ArtifactError, DeviceError, DeviceLost, DeviceMismatch, ToolchainError, UserError
 from edgevit.targets import get_target
 from tests.models import small_proto
 
@@ -154,6 +154,30 @@ def test_a_program_that_calls_what_the_manifest_does_not_launch(folder: Path) ->
         pytest.raises(edgevit.errors.CheckFailed, match=f"the program calls {missing}, which launches no kernel"),
     ):
         session.load(replace(artifact, manifest=manifest))
+
+
+def test_a_manifest_cannot_replace_functions_of_the_runtime(folder: Path) -> None:
+    artifact = load_artifact(folder / "opencl.edgevit")
+    bad = artifact.resolution.launches[0].model_copy(update={"function": "vm.builtin.copy"})
+    resolution = artifact.resolution.model_copy(update={"launches": (*artifact.resolution.launches, bad)})
+    manifest = artifact.manifest.model_copy(update={"resolutions": (resolution,)})
+    with (
+        connect_emulated(get_target(TARGETS["opencl"])) as session,
+        pytest.raises(DeviceError, match="'vm.builtin.copy' is no name of a compiled function"),
+    ):
+        session.load(replace(artifact, manifest=manifest))
+
+
+def test_a_fault_names_the_layers(folder: Path, tmp_path: Path) -> None:
+    def change(library: bytes) -> bytes:
+        return library.replace(b"get_local_id(0)", b"get_group_id(0)")
+
+    bad = edited(load_artifact(folder / "opencl.edgevit"), change).save(tmp_path / "bad.edgevit")
+    assert bad.path
+    with pytest.raises(edgevit.errors.CheckFailed, match="race") as caught:
+        check(bad.path, "--reference", str(folder / "small.onnx"))
+    assert caught.value.where
+    assert "conv" in caught.value.where
 
 
 def test_a_kernel_that_crashes_is_an_error_here(folder: Path) -> None:

@@ -96,6 +96,12 @@ def test_a_library_for_a_cpu_has_no_kernels() -> None:
         parse_blob(blob)
 
 
+def test_a_kernel_whose_name_would_leave_its_folder() -> None:
+    blob = _blob().replace(b"turn_kernel", b"../../x/y/z")
+    with pytest.raises(ArtifactError, match="no name of a kernel"):
+        parse_blob(blob)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

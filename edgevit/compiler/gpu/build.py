@@ -79,7 +79,8 @@ def build_gpu(module: Any, target: Target, bodies: Mapping[str, Any], *, pipelin
     if imported is not None:
         module = _schedule(imported, tvm_target)
     reader = _Reader(target)
-    lower_host = tvm.transform.Sequential([pipeline or relax.get_pipeline("default"), _with_bodies(bodies), reader.programs()])
+    plan = pipeline or relax.get_pipeline("default")
+    lower_host = tvm.transform.Sequential([plan, _with_bodies(bodies), reader.programs()])
     compilation_pipeline.PIPELINE_MAP[_PIPELINE] = lambda: _recording(reader, tvm_target, bodies.keys())
     with tvm.transform.PassContext(opt_level=3):
         executable = tvm.compile(module, tvm_target, relax_pipeline=lower_host, tir_pipeline=_PIPELINE)

@@ -42,7 +42,7 @@ void ev_barrier(uint fences, uint line);
 #define CLK_LOCAL_MEM_FENCE 1u
 #define CLK_GLOBAL_MEM_FENCE 2u
 #define barrier(fences) ev_barrier(fences, __LINE__)
-#define work_group_barrier(fences) ev_barrier(fences, __LINE__)
+#define work_group_barrier(fences, ...) ev_barrier(fences, __LINE__)
 
 // convert_T(x) and convert_Tn(x): C's rules, towards zero from floats to integers.
 #define EV_FROM_ALL(F, a) F(a, half) F(a, float) F(a, char) F(a, uchar) F(a, short) F(a, ushort) F(a, int) F(a, uint) \
