@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from edgevit.tuning.records import TuningLog
 
 _SHOWN_LINES = 3
+_PLACES = {
+    "this machine": "on this machine",
+    "qemu": "under QEMU",
+    "emulated kernels": "by executing the text of its kernels",
+}
 
 
 def compile_command(
@@ -131,7 +136,9 @@ def _warn_of_rejected(records: TuningLog) -> None:
 def _check_line(check: NumericCheck) -> str:
     if check.status != "passed":
         return f"[yellow]not checked[/]: {check.reason}"
-    place = "on this machine" if check.hardware else "under QEMU; no hardware has confirmed it yet"
+    place = _PLACES.get(check.where or "", "in emulation") + (
+        "" if check.hardware else "; no hardware has confirmed it yet"
+    )
     return (
         f"[green]checked[/] against {check.reference} {place}: max abs error {check.max_abs_error:.3g} "
         f"of max |reference| {check.max_abs_reference:.3g}, {check.seeds} inputs × {check.calls} calls"

@@ -108,6 +108,7 @@ def build(
 ) -> Artifact:
     """Compile without executing anything; the manifest says that no check was run."""
     from edgevit.compiler.lower import lower
+    from edgevit.linking.metal import precompiled
     from edgevit.model import describe
 
     stage("generate code")
@@ -115,6 +116,7 @@ def build(
     lowered = lower(models, target, records, precision)
     stage("link")
     files = linker.link_all(lowered.executable, lowered.weights)
+    files |= precompiled(files[linker.library], target)
     report = describe(model)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -289,7 +291,7 @@ def artifact_place(session: Session) -> Literal["this machine", "qemu", "emulate
 
     if isinstance(session, GpuSession):
         return "emulated kernels"
-    return "qemu" if session.emulated else "this machine"
+    return "qemu" if session.emulated and "qemu" in str(session.describe().address) else "this machine"
 
 
 def with_checks(artifact: Artifact, checks: Sequence[NumericCheck]) -> Artifact:

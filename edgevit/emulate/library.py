@@ -98,7 +98,7 @@ def parse_blob(blob: bytes) -> Shipped:
     Raises:
         ArtifactError: it is damaged, or does not hold one program and one device module.
     """
-    stream = _Stream(blob)
+    stream = Stream(blob)
     starts, children = stream.numbers("the module tree"), stream.numbers("the module tree")
     count = len(starts) - 1
     if count < 0 or any(child >= count for child in children):
@@ -127,7 +127,7 @@ def parse_blob(blob: bytes) -> Shipped:
 
 def _kernels(api: Api, data: bytes) -> dict[str, Kernel]:
     """TVM's device module: format, one record for each kernel, then the text (Metal: texts by name)."""
-    stream = _Stream(data)
+    stream = Stream(data)
     stream.text("the format")
     records = {}
     for _ in range(stream.count("kernels")):
@@ -159,7 +159,7 @@ def _split(text: str) -> Iterator[tuple[str, str]]:
         yield name.strip(), rest
 
 
-class _Stream:
+class Stream:
     """TVM's serialisation: little-endian 64-bit lengths before everything that may vary."""
 
     def __init__(self, data: bytes) -> None:

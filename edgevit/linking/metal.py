@@ -19,6 +19,25 @@ _SDKS = {"macos": "macosx", "ios": "iphoneos"}
 _MINIMUM = {"macos": "-mmacosx-version-min", "ios": "-mios-version-min"}
 
 
+METALLIB = "model.metallib"
+"""Name of the compiled kernels in an artifact."""
+
+
+def precompiled(library: bytes, target: Target) -> dict[str, bytes]:
+    """The kernels of a linked library as a further file of the artifact; nothing without Xcode, or off Metal.
+
+    Raises:
+        ToolchainError: Apple's compiler refused a kernel.
+    """
+    from edgevit.emulate.library import library_blob, parse_blob
+
+    if target.gpu is None or target.gpu.api != "metal" or shutil.which("xcrun") is None:
+        return {}
+    kernels = parse_blob(library_blob(library)).kernels
+    compiled = build_metallib({name: kernel.text for name, kernel in kernels.items()}, target)
+    return {METALLIB: compiled} if compiled else {}
+
+
 def build_metallib(sources: Mapping[str, str], target: Target) -> bytes | None:
     """One library of kernels, or None where ``xcrun`` is not installed.
 

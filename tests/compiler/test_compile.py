@@ -173,7 +173,7 @@ def test_an_interrupted_compile_leaves_no_file(tmp_path: Path, number: signal.Si
 
 
 def test_each_precision_is_told_from_the_weights() -> None:
-    from edgevit.compiler.compile import _precision
+    from edgevit.compiler.compile import _own_precision
 
     half = small_proto()
     for tensor in half.graph.initializer:
@@ -181,5 +181,5 @@ def test_each_precision_is_told_from_the_weights() -> None:
         tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     for value in (*half.graph.input, *half.graph.output):
         value.type.tensor_type.elem_type = TensorProto.FLOAT16
-    assert _precision(from_proto(small_proto())) == "fp32"
-    assert _precision(from_proto(half)) == "fp16"
+    assert _own_precision(from_proto(small_proto())) == "fp32"
+    assert _own_precision(from_proto(half)) == "fp16"

@@ -163,7 +163,7 @@ def test_a_manifest_cannot_replace_functions_of_the_runtime(folder: Path) -> Non
     manifest = artifact.manifest.model_copy(update={"resolutions": (resolution,)})
     with (
         connect_emulated(get_target(TARGETS["opencl"])) as session,
-        pytest.raises(DeviceError, match="'vm.builtin.copy' is no name of a compiled function"),
+        pytest.raises(DeviceError, match=r"'vm\.builtin\.copy' is no name of a compiled function"),
     ):
         session.load(replace(artifact, manifest=manifest))
 

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from edgevit.compiler.compile import compile_model
 from edgevit.errors import ToolchainError
 from edgevit.link import Linker
 from edgevit.linking.apple import find_ld64, link_ios_library
 from edgevit.linking.inspect import inspect_library
 from edgevit.linking.metal import build_metallib
+from edgevit.model import from_proto
 from edgevit.targets import get_target
 from tests.conftest import missing
 from tests.linking.linked import SOURCE, compiled, linked, load_commands, name_in, zig
+from tests.models import small_proto
 
 # <mach-o/loader.h>
 ID_DYLIB, LOAD_DYLIB, CODE_SIGNATURE, BUILD_VERSION = 0xD, 0xC, 0x1D, 0x32
@@ -201,3 +204,10 @@ def test_a_refused_kernel_is_named() -> None:
 def test_no_metallib_without_xcode(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert build_metallib({"a": "kernel void a() {}"}, get_target("metal-ios")) is None
+
+
+@pytest.mark.usefixtures("xcrun")
+def test_with_xcode_an_artifact_holds_compiled_kernels_too() -> None:
+    model = from_proto(small_proto())
+    assert compile_model(model, "metal-ios", verify=False).files["model.metallib"] == b"MTLB\n"
+    assert "model.metallib" not in compile_model(model, "android-opencl-mali", verify=False).files

@@ -1,0 +1,1 @@
+"""Projects that run an artifact without TVM: for Xcode and Swift's package manager."""
