@@ -28,6 +28,7 @@ class _Buffer(ctypes.Structure):
         ("bytes", ctypes.c_uint64),
         ("element", ctypes.c_uint32),
         ("same_as", ctypes.c_int32),
+        ("constant", ctypes.c_int32),
         ("defined", ctypes.c_void_p),
         ("bytes_read", ctypes.c_uint64),
         ("bytes_written", ctypes.c_uint64),
@@ -41,7 +42,6 @@ class _Launch(ctypes.Structure):
 
     _fields_ = (
         ("entry", ctypes.c_void_p),
-        ("kernel", ctypes.c_char_p),
         ("groups", ctypes.c_uint32 * 3),
         ("threads", ctypes.c_uint32 * 3),
         ("simd", ctypes.c_uint32),
@@ -66,12 +66,14 @@ class Memory:
         bytes: how many.
         element: bytes of a scalar.
         defined: one byte for each, 0 where nobody has written; None where all is defined.
+        constant: whether no kernel may write it.
     """
 
     address: int
     bytes: int
     element: int
     defined: NDArray[np.uint8] | None = None
+    constant: bool = False
 
 
 @dataclass
@@ -126,7 +128,6 @@ class Executor:
         entry = ctypes.cast(getattr(self._library, ENTRY + launch.kernel), ctypes.c_void_p)
         asked = _Launch(
             entry=entry,
-            kernel=launch.kernel.encode(),
             groups=launch.grid,
             threads=launch.block,
             simd=self.limits.simd,
@@ -159,7 +160,7 @@ def _described(buffers: Sequence[Memory]) -> list[_Buffer]:
     for memory in buffers:
         same = next((i for i, other in enumerate(buffers[: len(described)]) if _same(memory, other)), -1)
         defined = memory.defined.ctypes.data if memory.defined is not None else None
-        described.append(_Buffer(memory.address, memory.bytes, memory.element, same, defined))
+        described.append(_Buffer(memory.address, memory.bytes, memory.element, same, memory.constant, defined))
     return described
 
 

@@ -167,6 +167,7 @@ class Stream:
         self._at = 0
 
     def take(self, count: int, what: str) -> bytes:
+        """The next bytes."""
         if count > len(self._data) - self._at:
             raise _truncated(what)
         block = self._data[self._at : self._at + count]
@@ -174,6 +175,7 @@ class Stream:
         return block
 
     def number(self, what: str) -> int:
+        """The next number."""
         return cast("int", struct.unpack("<Q", self.take(8, what))[0])
 
     def count(self, what: str) -> int:
@@ -184,19 +186,23 @@ class Stream:
         return number
 
     def numbers(self, what: str) -> tuple[int, ...]:
+        """A length, and as many numbers."""
         count = self.count(what)
         return struct.unpack(f"<{count}Q", self.take(8 * count, what))
 
     def block(self, what: str) -> bytes:
+        """A length, and as many bytes."""
         return self.take(self.number(what), what)
 
     def text(self, what: str) -> str:
+        """A length, and as many bytes of UTF-8."""
         try:
             return self.block(what).decode()
         except UnicodeDecodeError:
             raise ArtifactError(f"{what} in the library is not text.", advice=_ADVICE) from None
 
     def finish(self) -> None:
+        """Refuse what is left."""
         if self._at != len(self._data):
             raise ArtifactError("the library holds more than its lengths say.", advice=_ADVICE)
 

@@ -91,7 +91,7 @@ class _Device:
         for start, defined in self._defined.items():
             if start <= address and address + size <= start + len(defined):
                 return Memory(address, size, element, defined[address - start : address - start + size])
-        return Memory(address, size, element)
+        return Memory(address, size, element, constant=True)  # the program did not allocate it
 
     def report(self) -> dict[str, object]:
         """What ran since the program was loaded."""

@@ -129,20 +129,19 @@ def read_executable(data: bytes) -> Executable:
     constants = tuple(_constant(stream) for _ in range(stream.count("constants")))
     instructions = _instructions(_words(stream), _words(stream))
     stream.finish()
-    for _, span in functions:
-        if not 0 <= span.start <= span.stop <= len(instructions):
-            raise _damaged("a function lies outside of the code")
-    return Executable(tuple(f for f, _ in functions), constants, instructions)
+    for function in functions:
+        if not 0 <= function.instructions.start <= function.instructions.stop <= len(instructions):
+            raise _damaged(f"the function {function.name!r} lies outside of the code")
+    return Executable(tuple(functions), constants, instructions)
 
 
-def _function(stream: Stream) -> tuple[Function, range]:
+def _function(stream: Stream) -> Function:
     stream.take(4, "a function's kind")
     name = stream.text("a function's name")
     start, end, arguments, _ = struct.unpack("<4q", stream.take(32, "a function"))
     for _ in range(stream.count("parameter names")):
         stream.text("a parameter's name")
-    span = range(start, end)
-    return Function(name, span, arguments), span
+    return Function(name, range(start, end), arguments)
 
 
 def _constant(stream: Stream) -> Constant:

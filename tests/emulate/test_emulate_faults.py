@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from edgevit.emulate.executor import KernelFaultError
-from tests.emulate.made import LIMITS, SIZE, Made, expected, made, written
+from edgevit.emulate.build import build
+from edgevit.emulate.executor import Executor, KernelFaultError
+from tests.emulate.made import LIMITS, SIZE, Made, expected, made, memory, written
 
 BOTH = pytest.mark.parametrize("api", ["opencl", "metal"])
 
@@ -207,6 +209,15 @@ def test_too_much_shared_memory(api: str) -> None:
     fault = _fault(made(api, "float32"), limits=LIMITS.model_copy(update={"local_bytes": 1023}))
     assert "shared memory takes 1024 bytes" in fault
     assert "where the target has 1023" in fault
+
+
+def test_a_write_to_weights() -> None:
+    kernel = made("opencl", "float32")
+    source, out = np.zeros(SIZE, np.float32), np.zeros(SIZE, np.float32)
+    executor = Executor(build(kernel.shipped), LIMITS, checked=True)
+    weights = replace(memory(out), constant=True)
+    with pytest.raises(KernelFaultError, match=r"write at byte 0 of buffer 1 .*: it holds weights or an input"):
+        executor.launch(kernel.launch, [memory(source), weights])
 
 
 def test_a_misaligned_vector() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from edgevit.accuracy.check import check
 from edgevit.artifact import Artifact
@@ -78,6 +80,25 @@ def test_the_manifest_counts_bytes_as_the_program_does() -> None:
     assert [call.bytes for call in resolution.program] == [launch.bytes for launch in resolution.launches]
 
 
+@pytest.mark.parametrize("target", ["android-opencl-adreno", "metal-ios"])
+def test_what_no_family_writes_goes_through_tvm_between_kernels_of_ours(target: str) -> None:
+    weight = np.random.default_rng(0).standard_normal((8, 3, 3, 3), np.float32) / 5
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
+        helper.make_node("LRN", ["c"], ["d"], size=3),
+        helper.make_node("Relu", ["d"], ["y"]),
+    ]
+    values = [helper.make_tensor_value_info(name, 1, shape) for name, shape in (("x", (1, 3, 8, 8)), ("y", None))]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [numpy_helper.from_array(weight, "w")])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    model = from_proto(onnx.shape_inference.infer_shapes(proto))
+    artifact = compile_model(model, target, verify=False)
+    assert artifact.resolution.rest == {"LRN": 1}
+    assert {"product", "tvm"} <= artifact.manifest.kernels.keys()
+    with connect_emulated(artifact.manifest.target) as session:
+        assert check(artifact, session, model, seeds=(0,), calls=2).passed
+
+
 def test_the_same_model_gives_the_same_bytes() -> None:
     model = from_proto(small_proto())
     first, second = (compile_model(model, "android-opencl-adreno", verify=False) for _ in range(2))
@@ -86,7 +107,7 @@ def test_the_same_model_gives_the_same_bytes() -> None:
 
 
 def test_several_resolutions_share_weights_and_are_right() -> None:
-    models = [from_proto(build("mobilevit-xxs", image_size=size)) for size in (64, 128)]
+    models = [from_proto(build("mobilevit-xxs", image_size=size)) for size in (128, 192)]
     models = [model.__class__(**{**vars(model), "sha256": models[0].sha256}) for model in models]
     artifact = compile_model(models, "metal-macos", precision="fp32", verify=False)
     alone = compile_model(models[0], "metal-macos", precision="fp32", verify=False)

@@ -18,6 +18,7 @@ struct EvBuffer {
   uint64_t bytes;
   uint32_t element;  // bytes of a scalar
   int32_t same_as;   // position of an earlier argument that is this very buffer, else -1
+  int32_t constant;  // whether no kernel may write it: weights, and inputs of the model
   uint8_t* defined;  // one byte for each byte of data, 0 where nobody has written; null where all is defined
   uint64_t bytes_read, bytes_written;        // out: as issued by all threads
   uint64_t distinct_read, distinct_written;  // out: different bytes touched
@@ -26,7 +27,6 @@ struct EvBuffer {
 // One launch; mirrored by `_Launch` in executor.py.
 struct EvLaunch {
   EvEntry entry;
-  const char* kernel;
   uint32_t groups[3], threads[3];
   uint32_t simd, max_threads;
   uint64_t local_limit;
