@@ -133,7 +133,8 @@ class _Program:
         self.claims = {node: found for node in graph.nodes if (found := claim(node)) is not None}
         self.rest = [n for n in graph.nodes if n not in self.claims and n.op != "reshape"]
         self.stored = stored
-        self.exposed = self._exposed()
+        self.precise = self._exposed()
+        self._add_last()
         self.values: dict[Tensor, Any] = {}
         self.calls: list[KernelCall] = []
 
@@ -187,6 +188,20 @@ class _Program:
                 exposed |= set(pair)
         return exposed
 
+    def _add_last(self) -> None:
+        """Leave in float32 what leads to outputs only, through no multiplication: softmax and decoding enlarge errors."""
+        for node in reversed(self.graph.nodes):
+            family = self.claims[node][0].NAME if node in self.claims else ""
+            if family not in MULTIPLYING and all(tensor in self.precise for tensor in node.outputs):
+                for tensor in node.inputs:
+                    if tensor is not None and not tensor.is_constant and self._leads_out_only(tensor):
+                        self.precise.add(tensor)
+
+    def _leads_out_only(self, tensor: Tensor) -> bool:
+        users = self.graph.users(tensor)
+        names = {self.claims[user][0].NAME for user in users if user in self.claims}
+        return not names & MULTIPLYING and all(out in self.precise for user in users for out in user.outputs)
+
     def _node(self, node: Node) -> None:
         from tvm import relax
 
@@ -227,7 +242,7 @@ class _Program:
 
     def _type(self, tensor: Tensor) -> str:
         """How a tensor is stored."""
-        if tensor.dtype != _FLOAT or tensor in self.exposed:
+        if tensor.dtype != _FLOAT or tensor in self.precise:
             return tensor.dtype
         return self.stored
 
