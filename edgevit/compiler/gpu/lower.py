@@ -189,7 +189,7 @@ class _Program:
         return exposed
 
     def _add_last(self) -> None:
-        """Leave in float32 what leads to outputs only, through no multiplication: softmax and decoding enlarge errors."""
+        """Leave in float32 what leads to outputs only, with no product between: softmax and decoding enlarge errors."""
         for node in reversed(self.graph.nodes):
             family = self.claims[node][0].NAME if node in self.claims else ""
             if family not in MULTIPLYING and all(tensor in self.precise for tensor in node.outputs):
