@@ -16,6 +16,7 @@ from edgevit.cli.data import data
 from edgevit.cli.demo import demo
 from edgevit.cli.devices import devices
 from edgevit.cli.info import info
+from edgevit.cli.package import package
 from edgevit.cli.records import records
 from edgevit.cli.targets import targets
 from edgevit.cli.tune import tune
@@ -40,6 +41,7 @@ app.command("compile")(compile_command)
 app.command(cls=DeviceCommand)(tune)
 app.command(cls=DeviceCommand)(bench)
 app.command(cls=DeviceCommand)(check)
+app.command()(package)
 app.add_typer(devices, name="devices")
 app.add_typer(records, name="records")
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, Po
 
 from edgevit.model.metadata import Preprocessing
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 ALIGNMENT = 256
 """Bytes: offsets of constants and of the check's tensors are multiples of it, which every Metal device accepts."""
 

@@ -169,7 +169,7 @@ class _Tracer:
             raise _refused(f"it calls {name}, which launches no kernel")
         try:
             value = self._builtins[name](call.arguments)
-        except (IndexError, ValueError):
+        except (IndexError, TypeError, ValueError):
             raise _refused(f"it passes {name} what that does not take") from None
         if call.result != VOID:
             self._registers[call.result] = value

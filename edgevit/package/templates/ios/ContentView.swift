@@ -48,7 +48,7 @@ struct ContentView: View {
                 row("Preprocessing", String(format: "at most %.2f of 255 levels off", levels))
             }
             row("GPU", loaded.model.device.name)
-            row("GPU time, median", String(format: "%.2f ms of %d runs", loaded.latency.gpuMs.median, loaded.latency.runs))
+            row("GPU time, median", String(format: "%.2f ms of %ld runs", loaded.latency.gpuMs.median, loaded.latency.runs))
             row("GPU time, p90", String(format: "%.2f ms", loaded.latency.gpuMs.p90))
             row("With copies, median", String(format: "%.2f ms", loaded.latency.wallMs.median))
         }
