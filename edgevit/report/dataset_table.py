@@ -128,7 +128,7 @@ def _images(result: DatasetResult) -> list[str]:
             f"decoding {_rate(run.decoding)}",
             f"reference {_rate(run.reference_rate)}",
             # How long emulation takes is of use to who waits for it, and says nothing about a device.
-            f"{'emulation' if result.emulated else 'device'} {_rate(run.device_rate)}{batches}",
+            f"{'emulation' if run.emulated else 'device'} {_rate(run.device_rate)}{batches}",
             f"judging {_rate(run.judging)}",
         )
     )
