@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from edgevit.compiler.compile import compile_model
 from edgevit.model import Model
 from tests.adb.phones import FakePhone, adb, fake_phone, private_server
 from tests.conftest import missing
-from tests.device.processes import MARK, free_port, marked, wait_until
+from tests.device.processes import free_port, nothing_left, wait_until
 
 Attach = Callable[..., FakePhone]
 
@@ -32,23 +30,12 @@ def adb_client() -> None:
 @pytest.fixture(autouse=True)
 def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Every process that the test causes carries this mark; it fails if one, or a temporary file, remains."""
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
-    text = uuid.uuid4().hex
-    monkeypatch.setenv(MARK, text)
-    monkeypatch.setenv("TMPDIR", str(temporary))
-    monkeypatch.setattr(tempfile, "tempdir", None)
     # Whatever a test does, it is not the user's adb server that it talks to.
     monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free_port()))
     monkeypatch.delenv("ANDROID_SERIAL", raising=False)
     monkeypatch.delenv("EDGEVIT_ADB", raising=False)
-    yield text
-    wait_until(lambda: not marked(text) and not list(temporary.glob("edgevit*")), 30)
-    left = marked(text)
-    for process in left:
-        process.kill()
-    assert [process.cmdline() for process in left] == []
-    assert [path.name for path in temporary.glob("edgevit*")] == []
+    with nothing_left(tmp_path, monkeypatch) as text:
+        yield text
 
 
 @pytest.fixture

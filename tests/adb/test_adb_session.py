@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from edgevit.errors import DeviceError, DeviceLost, DeviceMismatch, DeviceUnreac
 from edgevit.model import Model
 from tests.adb.conftest import Attach
 from tests.adb.phones import FakePhone, adb
-from tests.device.processes import later, marked, wait_until
+from tests.device.processes import client_that_times, later, marked, wait_until
 from tests.device.reference import LONG, assert_same, expected, small_input
 
 pytestmark = pytest.mark.emulated
@@ -134,21 +133,7 @@ def test_unplugged_in_the_middle_of_a_call(phone: FakePhone, arm64_artifact: Art
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_client_ends(number: signal.Signals, phone: FakePhone, arm64_file: Path, mark: str) -> None:
-    script = """
-import sys, numpy as np
-from edgevit.artifact import load_artifact
-from edgevit.device.connect import connect
-try:
-    with connect(adb="") as session, session.load(load_artifact(sys.argv[1])) as model:
-        model.set_inputs({"image": np.zeros((1, 3, 32, 32), np.float32)})
-        print("ready", flush=True)
-        model.time(5_000_000)
-except KeyboardInterrupt:
-    pass
-"""
-    client = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", script, str(arm64_file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    client = client_that_times('adb=""', arm64_file)
     with contextlib.ExitStack() as stack:
         stack.callback(client.communicate)
         stack.callback(client.kill)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from edgevit.device.connect import connect
 from edgevit.device.session import Session
 from edgevit.model import Model, from_proto
 from tests.conftest import missing
-from tests.device.processes import MARK, marked, own, stock, tracker_knows, wait_until
+from tests.device.processes import nothing_left, own, stock, tracker_knows, wait_until
 
 HOST_KINDS = ("in-process", "process", "stock", "own", "tracker-stock", "tracker-own")
 
@@ -25,19 +23,8 @@ HOST_KINDS = ("in-process", "process", "stock", "own", "tracker-stock", "tracker
 @pytest.fixture(autouse=True)
 def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Every process that the test causes carries this mark; it fails if one, or a temporary file, remains."""
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
-    text = uuid.uuid4().hex
-    monkeypatch.setenv(MARK, text)
-    monkeypatch.setenv("TMPDIR", str(temporary))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    yield text
-    wait_until(lambda: not marked(text) and not list(temporary.glob("edgevit*")))
-    left = marked(text)
-    for process in left:
-        process.kill()
-    assert [process.name() for process in left] == []
-    assert [path.name for path in temporary.glob("edgevit*")] == []
+    with nothing_left(tmp_path, monkeypatch) as text:
+        yield text
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,15 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import psutil
+import pytest
 
 MARK = "EDGEVIT_TEST_MARK"
 """Environment variable by which a test knows every process that it caused, orphans too."""
@@ -41,6 +45,53 @@ def marked(mark: str, *, containing: str = "") -> list[psutil.Process]:
             if process.environ().get(MARK) == mark and containing in " ".join(process.cmdline()):
                 found.append(process)
     return found
+
+
+@contextlib.contextmanager
+def nothing_left(folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: float = 30.0) -> Iterator[str]:
+    """A mark that every process started inside carries; fails if one, or a temporary file, remains.
+
+    Args:
+        folder: of the test; temporary files go into one below it.
+        monkeypatch: of the test.
+        seconds: that what is ending may take.
+    """
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    text = uuid.uuid4().hex
+    monkeypatch.setenv(MARK, text)
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    yield text
+    wait_until(lambda: not marked(text) and not list(temporary.glob("edgevit*")), seconds)
+    left = marked(text)
+    for process in left:
+        process.kill()
+    assert [process.name() for process in left] == []
+    assert [path.name for path in temporary.glob("edgevit*")] == []
+
+
+def client_that_times(connect: str, artifact: Path) -> subprocess.Popen[bytes]:
+    """A process that opens a session, loads an artifact with one image as its input, says ``ready`` and times it.
+
+    Args:
+        connect: arguments of :func:`edgevit.device.connect.connect` as source text.
+        artifact: to load.
+    """
+    script = f"""
+import sys, numpy as np
+from edgevit.artifact import load_artifact
+from edgevit.device.connect import connect
+try:
+    with connect({connect}) as session, session.load(load_artifact(sys.argv[1])) as model:
+        model.set_inputs({{"image": np.zeros((1, 3, 32, 32), np.float32)}})
+        print("ready", flush=True)
+        model.time(5_000_000)
+except KeyboardInterrupt:
+    pass
+"""
+    command = [sys.executable, "-W", "error", "-c", script, str(artifact)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def worker_of(mark: str) -> psutil.Process:

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from edgevit.device.connect import connect
 from edgevit.errors import DeviceError, DeviceLost, DeviceMismatch, DeviceUnreachable, ToolchainError
 from edgevit.model import Model
 from tests.conftest import missing
-from tests.device.processes import free_port, later, marked, wait_until
+from tests.device.processes import client_that_times, free_port, later, marked, wait_until
 from tests.device.reference import LONG, assert_same, expected, small_input
 
 pytestmark = pytest.mark.usefixtures("server_binary")
@@ -191,21 +190,8 @@ def test_ssh_killed_in_the_middle_of_a_call(what: str, host: Host, mark: str, sm
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_client_ends(number: signal.Signals, host: Host, mark: str, small_artifact: Artifact, tmp_path: Path) -> None:
     path = small_artifact.save(tmp_path / "small.edgevit").path
-    script = """
-import sys, numpy as np
-from edgevit.artifact import load_artifact
-from edgevit.device.connect import connect
-try:
-    with connect(ssh="board") as session, session.load(load_artifact(sys.argv[1])) as model:
-        model.set_inputs({"image": np.zeros((1, 3, 32, 32), np.float32)})
-        print("ready", flush=True)
-        model.time(5_000_000)
-except KeyboardInterrupt:
-    pass
-"""
-    client = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", script, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    assert path is not None
+    client = client_that_times('ssh="board"', path)
     with contextlib.ExitStack() as stack:
         stack.callback(client.communicate)
         stack.callback(client.kill)

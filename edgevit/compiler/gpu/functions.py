@@ -8,13 +8,13 @@ int32 what is stored in fewer bits: sums of bytes wrap when they are narrowed ag
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from math import ceil, floor
 from typing import Any
 
 from tvm import tirx
 
+from edgevit.compiler.kernels import pointwise_ops
 from edgevit.compiler.kernels.builder import Expr, KernelBuilder
 from edgevit.compiler.kernels.function_parts import constant, polynomial
 from edgevit.compiler.kernels.functions import (
@@ -27,7 +27,7 @@ from edgevit.compiler.kernels.functions import (
     TANH,
     TANH_LIMIT,
 )
-from edgevit.compiler.kernels.pointwise_ops import OPERATIONS, Operation, bind, typed
+from edgevit.compiler.kernels.pointwise_ops import OPERATIONS, Operation, typed
 from edgevit.compiler.pointwise import Pointwise, Term
 
 _LOWEST_EXPONENT = -87.3
@@ -39,21 +39,8 @@ _MOVES = ("identity", "cast", "where", "constant")
 
 
 def apply_program(builder: KernelBuilder, program: Pointwise, values: Sequence[Expr], lanes: int) -> Expr:
-    """Result of a program; every intermediate value is computed once.
-
-    Args:
-        builder: kernel under construction; intermediate values are bound there.
-        program: what to compute.
-        values: one per operand, all of ``lanes`` lanes.
-        lanes: of the result.
-    """
-    uses = Counter(index for term in program.terms for index in term.args)
-    known = [bind(builder, value) if uses[index] else value for index, value in enumerate(values)]
-    for position, term in enumerate(program.terms):
-        value = _compute(builder, term, [known[index] for index in term.args], lanes)
-        last = position == len(program.terms) - 1
-        known.append(value if last or term.op == "constant" else bind(builder, value))
-    return known[-1] if program.terms else known[0]
+    """Result of a program, as :func:`edgevit.compiler.kernels.pointwise_ops.apply_program`, in a GPU's operations."""
+    return pointwise_ops.apply_program(builder, program, values, lanes, _compute)
 
 
 def _compute(builder: KernelBuilder, term: Term, args: list[Expr], lanes: int) -> Expr:

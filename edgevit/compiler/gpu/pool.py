@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
-from edgevit.compiler.gpu import reduce
 from edgevit.compiler.gpu.builder import ThreadBuilder
 from edgevit.compiler.gpu.epilogue import Epilogue
 from edgevit.compiler.gpu.flat import coordinates, each, flat_builder
+from edgevit.compiler.gpu.reduce import emit as emit_reduction
 from edgevit.compiler.gpu.tiles import lanes_of
 from edgevit.compiler.graph import Node
 from edgevit.compiler.kernels import pool
@@ -32,7 +32,7 @@ def emit(workload: Workload, target: Target, name: str, storage: Sequence[str]) 
     """The kernel: input, epilogue operands, output."""
     assert target.gpu is not None
     if workload.whole:
-        return reduce.emit(workload.whole, target, name, storage)
+        return emit_reduction(workload.whole, target, name, storage)
     windows = workload.windows
     shape, channels = windows.output_shape, windows.channels
     lanes = lanes_of(channels)

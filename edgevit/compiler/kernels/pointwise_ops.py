@@ -17,7 +17,7 @@ from tvm import tirx
 
 from edgevit.compiler.kernels import functions
 from edgevit.compiler.kernels.builder import Expr, KernelBuilder
-from edgevit.compiler.pointwise import Operand, Pointwise
+from edgevit.compiler.pointwise import Operand, Pointwise, Term
 
 Emitter = Callable[[KernelBuilder, Sequence[Expr], Sequence[float], str], Expr]
 """Result from arguments (each cheap to repeat), parameters and the result's type, lanes included."""
@@ -32,7 +32,18 @@ class Operation(NamedTuple):
     emit: Emitter
 
 
-def apply_program(builder: KernelBuilder, program: Pointwise, values: Sequence[Expr], lanes: int) -> Expr:
+def compute_term(builder: KernelBuilder, term: Term, args: list[Expr], lanes: int) -> Expr:
+    """Value of one term on a CPU."""
+    return OPERATIONS[term.op].emit(builder, args, term.params, typed(term.dtype, lanes))
+
+
+def apply_program(
+    builder: KernelBuilder,
+    program: Pointwise,
+    values: Sequence[Expr],
+    lanes: int,
+    compute: Callable[[KernelBuilder, Term, list[Expr], int], Expr] = compute_term,
+) -> Expr:
     """Result of a program; every intermediate value is computed once.
 
     Args:
@@ -40,13 +51,12 @@ def apply_program(builder: KernelBuilder, program: Pointwise, values: Sequence[E
         program: what to compute.
         values: one per operand, all of ``lanes`` lanes.
         lanes: of the result.
+        compute: value of a term from its arguments.
     """
     uses = Counter(index for term in program.terms for index in term.args)
     known = [bind(builder, value) if uses[index] else value for index, value in enumerate(values)]
     for position, term in enumerate(program.terms):
-        operation = OPERATIONS[term.op]
-        args = [known[index] for index in term.args]
-        value = operation.emit(builder, args, term.params, typed(term.dtype, lanes))
+        value = compute(builder, term, [known[index] for index in term.args], lanes)
         last = position == len(program.terms) - 1
         known.append(value if last or term.op == "constant" else bind(builder, value))
     return known[-1] if program.terms else known[0]
