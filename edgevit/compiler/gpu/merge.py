@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from edgevit.compiler.gpu import product
 from edgevit.compiler.gpu.normalised import fits
 from edgevit.compiler.graph import Graph, Node, Tensor
 from edgevit.compiler.pointwise import Operand, Pointwise, Term
@@ -58,24 +59,24 @@ def _normalise_in_product(graph: Graph, norm: Node, gpu: Gpu) -> None:
     program = norm.attrs.get("epilogue")
     if len(users) != 1 or graph.is_output(output) or (program is not None and program.terms):
         return
-    (product,) = users
+    (user,) = users
     constants = [norm.input(index) for index in (1, 2) if norm.has(index)]
-    if not _multiplies_rows(product, output) or not all(t.is_constant for t in constants):
+    if not _multiplies_rows(user, output) or not all(t.is_constant for t in constants):
         return
-    weight = product.input(1)
-    if weight.data is None or not fits(x.shape[-1], gpu) or _operand_is(product, output):
+    weight = user.input(1)
+    if weight.data is None or not fits(x.shape[-1], gpu) or _operand_is(user, output):
         return
     data = weight.data.astype(np.float64)
-    columns = data if product.op == "linear" else data[:, :, 0, 0].T
+    columns = data if user.op == "linear" else data[:, :, 0, 0].T
     if norm.has(2):
-        _add_bias(graph, product, _values(norm.input(2)) @ columns)
+        _add_bias(graph, user, _values(norm.input(2)) @ columns)
     if norm.has(1):
         columns = _values(norm.input(1))[:, None] * columns
-    folded = (columns if product.op == "linear" else columns.T[:, :, None, None]).astype(np.float32)
-    product.inputs[0] = x
-    product.inputs[1] = graph.constant(weight.name, np.ascontiguousarray(folded))
-    product.attrs |= {"norm": float(norm.attrs["epsilon"]), "centred": norm.op == "layer_norm"}
-    product.layers = (*norm.layers, *product.layers)
+    folded = (columns if user.op == "linear" else columns.T[:, :, None, None]).astype(np.float32)
+    user.inputs[0] = x
+    user.inputs[1] = graph.constant(weight.name, np.ascontiguousarray(folded))
+    user.attrs |= {"norm": float(norm.attrs["epsilon"]), "centred": norm.op == "layer_norm"}
+    user.layers = (*norm.layers, *user.layers)
     graph.changed()
 
 
@@ -84,30 +85,23 @@ def _values(tensor: Tensor) -> np.ndarray[Any, Any]:
     return tensor.data.reshape(-1).astype(np.float64)
 
 
-def _multiplies_rows(product: Node, x: Tensor) -> bool:
-    """Whether a node multiplies each row of ``x`` with one constant matrix."""
-    if product.input(0) is not x or "norm" in product.attrs:
+def _multiplies_rows(node: Node, x: Tensor) -> bool:
+    """Whether a node multiplies each row of ``x`` with one constant matrix, whatever its shape looks like."""
+    if node.input(0) is not x or "norm" in node.attrs:
         return False
-    if product.op == "linear":
-        return True
-    plain = product.op == "conv" and product.attrs.get("sources", 1) == 1 and product.attrs.get("groups", 1) == 1
-    return (
-        plain
-        and product.input(1).shape[2:] == (1, 1)
-        and tuple(product.attrs["strides"]) == (1, 1)
-        and not any(product.attrs["pads"])
-    )
+    workload = product.claim(node)
+    return workload is not None and workload.conv.flat
 
 
-def _operand_is(product: Node, tensor: Tensor) -> bool:
-    return tensor in product.inputs[1:]
+def _operand_is(node: Node, tensor: Tensor) -> bool:
+    return tensor in node.inputs[1:]
 
 
-def _add_bias(graph: Graph, product: Node, addend: np.ndarray[Any, Any]) -> None:
+def _add_bias(graph: Graph, node: Node, addend: np.ndarray[Any, Any]) -> None:
     """Add a constant per output channel before anything else in the epilogue."""
-    shape = product.output.shape
-    program: Pointwise = product.attrs.get("epilogue") or Pointwise((Operand(shape),))
+    shape = node.output.shape
+    program: Pointwise = node.attrs.get("epilogue") or Pointwise((Operand(shape),))
     bias = graph.constant("bias", addend.astype(np.float32))
     added = Pointwise((Operand(program.operands[0].shape), Operand(bias.shape)), (Term("add", (0, 1)),))
-    product.attrs["epilogue"] = added.then(program)
-    product.inputs.insert(2, bias)
+    node.attrs["epilogue"] = added.then(program)
+    node.inputs.insert(2, bias)
