@@ -120,7 +120,7 @@ def lower(models: Sequence[Model], target: Target, records: TuningLog, precision
             return _lower([prepare(model, target, precision) for model in models], target, records)
     except EdgevitError:
         raise
-    except (RuntimeError, ValueError, TypeError) as error:  # TVM's own errors are RuntimeErrors
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # TVM's own errors are RuntimeErrors
         last = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise ToolchainError(
             f"code generation failed: {last}",

@@ -120,3 +120,12 @@ def test_exit_code_and_advice(small: Compiled, tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "Use --for ios or --for macos." in done.stderr
+
+
+def test_a_machine_that_cannot_emulate_says_so(
+    small: Compiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgevit.package.write.available", lambda _target: "kernels of GPUs are emulated on Linux only")
+    said = package(small.path, "--for", "macos", "-o", tmp_path / "p")
+    assert "not executed: kernels of GPUs are emulated on Linux only" in said
+    assert "have not been executed: kernels of GPUs" in (tmp_path / "p" / "README.md").read_text(encoding="utf-8")

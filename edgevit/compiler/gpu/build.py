@@ -119,10 +119,17 @@ def _schedule(module: Any, target: Any) -> Any:
     from tvm.s_tir import dlight
 
     rules = dlight.gpu
-    with target:
-        return dlight.ApplyDefaultSchedule(
-            rules.Matmul(), rules.GEMV(), rules.Reduction(), rules.GeneralReduction(), rules.Fallback()
-        )(module)
+    every = (rules.Matmul(), rules.GEMV(), rules.Reduction(), rules.GeneralReduction(), rules.Fallback())
+    try:
+        with target:
+            return dlight.ApplyDefaultSchedule(*every)(module)
+    except Exception as error:  # rules are Python that raises whatever it runs into
+        last = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise ToolchainError(
+            f"TVM has no schedule for GPUs for an operator that edgevit leaves to it: {last}",
+            where=f"target {target.kind.name}",
+            advice="'edgevit info' lists the model's operators; a CPU target compiles them.",
+        ) from error
 
 
 def _with_bodies(bodies: Mapping[str, Any]) -> Any:
