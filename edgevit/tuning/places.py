@@ -12,6 +12,7 @@ from edgevit.errors import DeviceUnreachable, TargetError, UserError
 if TYPE_CHECKING:
     from edgevit.device.session import Session
     from edgevit.target_schema import Target
+from edgevit.targets import require_cpu
 
 Connect = Callable[[], "Session"]
 
@@ -61,10 +62,11 @@ def find_places(
         progress: told of a server's build, where one is needed.
 
     Raises:
-        UserError: the arguments contradict each other.
+        UserError: the arguments contradict each other, or the target's kernels run on a GPU.
         TargetError: this machine cannot run the target's code.
         DeviceUnreachable: no tracker answers, or it knows no such device.
     """
+    require_cpu(target, "Tuning")
     from edgevit.device.connect import connect
 
     if not any((rpc, tracker, key, ssh, adb, emulate, local)):

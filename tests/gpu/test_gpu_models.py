@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from typer.testing import CliRunner
 
 from edgevit.accuracy.check import check
 from edgevit.artifact import Artifact
+from edgevit.cli.main import app
 from edgevit.compiler.compile import compile_model
 from edgevit.compiler.gpu.stock import build_stock
 from edgevit.compiler.prepare import Precision
@@ -128,3 +131,12 @@ def test_inputs_and_outputs_keep_the_types_of_the_file() -> None:
 def test_fp16_is_refused_where_a_cpu_does_not_compute_it() -> None:
     with pytest.raises(UserError, match="does not compute in fp16"):
         compile_model(from_proto(small_proto()), "x86-64-v3", precision="fp16")
+
+
+@pytest.mark.parametrize("options", [["--local"], ["--emulate"], ["--estimate"], ["--rpc", "127.0.0.1:1"]])
+def test_kernels_of_gpus_are_not_tuned(options: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "small.onnx"
+    path.write_bytes(small_proto().SerializeToString())
+    done = CliRunner().invoke(app, ["tune", str(path), "--target", "metal", "--minutes", "1", *options])
+    assert isinstance(done.exception, UserError)
+    assert "run on its GPU" in str(done.exception)
