@@ -8,11 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from edgevit.errors import DeviceUnreachable, TargetError, UserError
+from edgevit.targets import require_cpu
 
 if TYPE_CHECKING:
     from edgevit.device.session import Session
     from edgevit.target_schema import Target
-from edgevit.targets import require_cpu
 
 Connect = Callable[[], "Session"]
 
