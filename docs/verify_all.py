@@ -123,7 +123,7 @@ def _row(case: Case) -> str:
         memory, tools = len(case.artifact.library) + resolution.workspace_bytes, manifest.target.emulator or ""
     else:
         kernels, launches, memory = proof.kernels, proof.launches, proof.peak_bytes
-        tools = "; ".join(tool for tool in (proof.tool, proof.front_end, proof.second) if tool)
+        tools = ", ".join(name for name, used in _tools(proof) if used)
     cells = (
         case.name,
         manifest.target.name,
@@ -138,6 +138,15 @@ def _row(case: Case) -> str:
         tools,
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _tools(proof: Proof) -> tuple[tuple[str, object], ...]:
+    """What executed or read the kernels, by short names, and whether it did."""
+    return (
+        ("checked execution", proof.checked),
+        ("OpenCL front end", proof.front_end),
+        (proof.second or "", proof.second),
+    )
 
 
 def _traffic_row(case: Case) -> str:
