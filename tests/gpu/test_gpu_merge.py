@@ -100,3 +100,43 @@ def test_a_convolution_reads_few_planes_as_they_lie(channels: int, launches: int
     )
     artifact = compiled_right(source)
     assert len(artifact.resolution.launches) == launches + 1
+
+
+def separable(channels: int, expanded: int, stride: int, *, others: bool = False) -> Model:
+    """A depthwise convolution with SiLU, a product and, at stride 1, a residual."""
+    draw = np.random.default_rng(4)
+    nodes = [
+        helper.make_node("Conv", ["e", "d"], ["c"], pads=[1] * 4, strides=[stride] * 2, group=expanded),
+        helper.make_node("Sigmoid", ["c"], ["s"]),
+        helper.make_node("Mul", ["c", "s"], ["a"]),
+        helper.make_node("Conv", ["a", "p", "b"], ["r" if stride == 1 or others else "y"]),
+    ]
+    if others:
+        nodes += [helper.make_node("Conv", ["a", "q"], ["t"]), helper.make_node("Add", ["r", "t"], ["y"])]
+    elif stride == 1:
+        nodes.append(helper.make_node("Add", ["r", "x"], ["y"]))
+    return model(
+        (1, channels, 11, 9),
+        [helper.make_node("Conv", ["x", "w"], ["e"]), *nodes],
+        w=draw.standard_normal((expanded, channels, 1, 1)) / 4,
+        d=draw.standard_normal((expanded, 1, 3, 3)) / 2,
+        p=draw.standard_normal((channels, expanded, 1, 1)) / expanded**0.5,
+        b=draw.standard_normal(channels),
+        **({"q": draw.standard_normal((channels, expanded, 1, 1)) / expanded**0.5} if others else {}),
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("channels", "expanded"), [(16, 64), (6, 10), (5, 7), (40, 512)])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_product_takes_in_its_depthwise_convolution(
+    channels: int, expanded: int, stride: int, precision: str
+) -> None:
+    kernels = compiled_right(separable(channels, expanded, stride), precision).manifest.kernels
+    assert kernels["separable"] == 1
+    assert "depthwise" not in kernels
+
+
+def test_a_depthwise_convolution_stays_where_its_result_is_read_twice_or_too_wide() -> None:
+    assert "depthwise" in compiled_right(separable(8, 32, 1, others=True)).manifest.kernels
+    assert "depthwise" in compiled_right(separable(8, 2048, 2)).manifest.kernels

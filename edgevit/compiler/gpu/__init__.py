@@ -38,6 +38,7 @@ class GpuFamily(Protocol):
 
 FAMILIES = (
     "product",
+    "separable",
     "depthwise",
     "attention",
     "normalise",

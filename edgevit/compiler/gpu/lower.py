@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from edgevit.compiler.prepare import Precision
     from edgevit.model import Model
 
-MULTIPLYING = frozenset({"product", "depthwise", "attention", "matmul"})
+MULTIPLYING = frozenset({"product", "separable", "depthwise", "attention", "matmul"})
 """Families whose operations are multiply-accumulates."""
 
 _HALF, _FLOAT = "float16", "float32"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.compiler.gpu import product
+from edgevit.compiler.gpu import product, separable
 from edgevit.compiler.gpu.normalised import fits
 from edgevit.compiler.graph import Graph, Node, Tensor
 from edgevit.compiler.pointwise import Operand, Pointwise, Term
@@ -18,14 +18,16 @@ _FEW_CHANNELS = 4
 def merge(graph: Graph, gpu: Gpu) -> None:
     """Change a rewritten graph.
 
-    Products read NCHW images as they come, and normalise their input on their own; attention whose queries, keys and
-    values are one matrix takes it once.
+    Products read NCHW images as they come, normalise their input on their own, or compute the depthwise convolution
+    before them; attention whose queries, keys and values are one matrix takes it once.
     """
     for node in list(graph.nodes):
         if node.op == "permute":
             _read_planes(graph, node)
         elif node.op in ("layer_norm", "rms_norm"):
             _normalise_in_product(graph, node, gpu)
+        elif node.op == "depthwise":
+            _join_product(graph, node, gpu)
         elif node.op == "attention" and node.input(0) is node.input(1) is node.input(2):
             node.inputs = [node.input(0), *node.inputs[3:]]
             node.attrs["single"] = True
@@ -78,6 +80,19 @@ def _normalise_in_product(graph: Graph, norm: Node, gpu: Gpu) -> None:
     user.attrs |= {"norm": float(norm.attrs["epsilon"]), "centred": norm.op == "layer_norm"}
     user.layers = (*norm.layers, *user.layers)
     graph.changed()
+
+
+def _join_product(graph: Graph, first: Node, gpu: Gpu) -> None:
+    """A product with constant weights computes the depthwise convolution whose result it alone reads."""
+    output = first.output
+    users = graph.users(output)
+    if len(users) != 1 or graph.is_output(output) or output in users[0].inputs[1:]:
+        return
+    (second,) = users
+    if second.op in ("conv", "linear") and second.input(1).is_constant and separable.fits(first, second, gpu):
+        graph.nodes[graph.nodes.index(second)] = separable.join(first, second)
+        graph.nodes.remove(first)
+        graph.changed()
 
 
 def _values(tensor: Tensor) -> np.ndarray[Any, Any]:
