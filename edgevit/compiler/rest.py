@@ -114,7 +114,13 @@ def fuse_rest(module: Any, target: Target) -> Any | None:
             relax.transform.DeadCodeElimination(),
         ]
     )
-    with tvm.target.Target(target.tvm_target()):
+    if target.gpu is not None:
+        from edgevit.compiler.gpu.build import gpu_target
+
+        described = gpu_target(target)
+    else:
+        described = target.tvm_target()
+    with tvm.target.Target(described):
         return fuse(module)
 
 

@@ -73,7 +73,8 @@ def test_the_emulators_image_is_checked_without_qemu(small_model: Model) -> None
     if not executes_here(get_target("android-x86_64")):
         pytest.skip("this machine is not x86-64 Linux")
     check = compile_model(small_model, "android-x86_64").resolution.check
-    assert (check.status, check.where, check.hardware) == ("passed", "this machine", True)
+    # This CPU ran it, but no Android device.
+    assert (check.status, check.where, check.hardware) == ("passed", "this machine", False)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,9 @@ from edgevit.targets import get_target
 
 Array = NDArray[Any]
 
-PHONES = ("android-opencl-adreno", "android-opencl-mali", "metal-ios")
-"""With local memory on chip, without it, and Apple's."""
+DEVICES = (("android-opencl-adreno", "float32"), ("android-opencl-mali", "float16"), ("metal-ios", "float16"))
+"""Both languages, both storages of floats, with local memory on chip and without."""
+PHONES = tuple(name for name, _ in DEVICES)
 ERRORS = {"float32": 2e-5, "float16": 4e-3}
 """Largest error that storing inputs, weights and the result in a type explains, for results of order one."""
 

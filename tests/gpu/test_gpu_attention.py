@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgevit.compiler.graph import Node
-from tests.gpu.executing import ERRORS, PHONES, run_node, tensor
+from tests.gpu.executing import DEVICES, ERRORS, PHONES, run_node, tensor
 
 Array = NDArray[Any]
 
@@ -22,12 +22,11 @@ def attend(queries: Array, keys: Array, values: Array, mask: Array | float = 0.0
     return result
 
 
-@pytest.mark.parametrize("stored", ["float32", "float16"])
 @pytest.mark.parametrize("single", [True, False], ids=["one matrix", "three"])
 @pytest.mark.parametrize(
     ("height", "width", "heads", "dim"), [(16, 16, 4, 16), (8, 8, 4, 60), (16, 12, 2, 30), (6, 4, 3, 5)]
 )
-@pytest.mark.parametrize("target", PHONES)
+@pytest.mark.parametrize(("target", "stored"), DEVICES)
 def test_attention_among_pixels_of_one_place_in_patches(
     target: str, height: int, width: int, heads: int, dim: int, single: bool, stored: str
 ) -> None:

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from edgevit.compiler.graph import Node, Tensor
 from edgevit.compiler.pointwise import Operand, Pointwise, Term
-from tests.gpu.executing import ERRORS, PHONES, run_node, tensor
+from tests.gpu.executing import DEVICES, ERRORS, run_node, tensor
 
 Array = NDArray[Any]
 
@@ -41,7 +41,6 @@ def silu(x: Array) -> Array:
     return x / (1 + np.exp(-x))
 
 
-@pytest.mark.parametrize("stored", ["float32", "float16"])
 @pytest.mark.parametrize(
     ("sources", "channels", "size", "kernel", "stride", "pad", "groups", "planar"),
     [
@@ -55,7 +54,7 @@ def silu(x: Array) -> Array:
     ],
     ids=["1x1", "planes", "concatenated", "odd channels", "groups", "depthwise", "depthwise stride 2"],
 )
-@pytest.mark.parametrize("target", PHONES)
+@pytest.mark.parametrize(("target", "stored"), DEVICES)
 def test_convolution_with_bias_silu_and_residual(
     target: str,
     sources: tuple[int, ...],
@@ -95,11 +94,10 @@ def test_convolution_with_bias_silu_and_residual(
     assert np.abs(actual - (expected + residual)).max() < ERRORS[stored]
 
 
-@pytest.mark.parametrize("stored", ["float32", "float16"])
 @pytest.mark.parametrize(
     ("rows", "depth", "channels"), [(1, 320, 1000), (64, 192, 96), (7, 30, 21)], ids=["one row", "square", "odd"]
 )
-@pytest.mark.parametrize("target", PHONES)
+@pytest.mark.parametrize(("target", "stored"), DEVICES)
 def test_product_with_a_matrix(target: str, rows: int, depth: int, channels: int, stored: str) -> None:
     draw = np.random.default_rng(1)
     x = draw.standard_normal((rows, depth), np.float32)
@@ -109,14 +107,13 @@ def test_product_with_a_matrix(target: str, rows: int, depth: int, channels: int
     assert np.abs(actual - x.astype(np.float64) @ weight).max() < ERRORS[stored]
 
 
-@pytest.mark.parametrize("stored", ["float32", "float16"])
 @pytest.mark.parametrize(
     ("rows", "depth", "channels"),
     [(256, 64, 192), (16, 96, 288), (49, 180, 60), (7, 30, 21), (300, 64, 3)],
     ids=["many rows", "split channels", "45 vectors", "odd", "few channels"],
 )
 @pytest.mark.parametrize("centred", [True, False], ids=["layer norm", "rms norm"])
-@pytest.mark.parametrize("target", PHONES)
+@pytest.mark.parametrize(("target", "stored"), DEVICES)
 def test_product_of_normalised_rows(
     target: str, centred: bool, rows: int, depth: int, channels: int, stored: str
 ) -> None:
@@ -134,9 +131,8 @@ def test_product_of_normalised_rows(
     assert np.abs(actual - (exact - middle) / deviation @ weight).max() < ERRORS[stored]
 
 
-@pytest.mark.parametrize("stored", ["float32", "float16"])
 @pytest.mark.parametrize("shape", [(1, 64, 96), (3, 7, 30), (2, 5, 5, 192)])
-@pytest.mark.parametrize("target", PHONES)
+@pytest.mark.parametrize(("target", "stored"), DEVICES)
 def test_layer_norm_alone(target: str, shape: tuple[int, ...], stored: str) -> None:
     draw = np.random.default_rng(3)
     x = draw.standard_normal(shape, np.float32) * 3
