@@ -18,14 +18,18 @@ from edgevit.model import Model, from_proto
 WIDTH, CHANNELS = 32, 24
 
 
-def model(shape: tuple[int, ...], nodes: list[Any], **constants: Any) -> Model:
-    """A graph from ``x`` to ``y`` of float32 tensors."""
+def model(
+    shape: tuple[int, ...], nodes: list[Any], constants_int: dict[str, list[int]] | None = None, **constants: Any
+) -> Model:
+    """A graph from ``x`` to ``y``, and to ``z`` if there is one, of float32 tensors."""
+    names = [name for name in ("y", "z") if any(name in node.output for node in nodes)]
+    integers = [numpy_helper.from_array(np.array(data, np.int64), name) for name, data in (constants_int or {}).items()]
     graph = helper.make_graph(
         nodes,
         "merge",
         [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.asarray(data, np.float32), name) for name, data in constants.items()],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names],
+        [*integers, *(numpy_helper.from_array(np.asarray(data, np.float32), name) for name, data in constants.items())],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     return from_proto(onnx.shape_inference.infer_shapes(proto))
@@ -140,3 +144,17 @@ def test_a_product_takes_in_its_depthwise_convolution(
 def test_a_depthwise_convolution_stays_where_its_result_is_read_twice_or_too_wide() -> None:
     assert "depthwise" in compiled_right(separable(8, 32, 1, others=True)).manifest.kernels
     assert "depthwise" in compiled_right(separable(8, 2048, 2)).manifest.kernels
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_value_that_is_reshaped_for_an_output_and_read_by_a_product(precision: str) -> None:
+    draw = np.random.default_rng(5)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["p"]),
+        helper.make_node("Reshape", ["p", "shape"], ["r"]),
+        helper.make_node("Softmax", ["r"], ["z"], axis=-1),
+        helper.make_node("MatMul", ["p", "v"], ["y"]),
+    ]
+    constants = {"w": draw.standard_normal((WIDTH, CHANNELS)) / 5, "v": draw.standard_normal((CHANNELS, CHANNELS)) / 5}
+    source = model((1, 9, WIDTH), nodes, constants_int={"shape": [3, 3 * CHANNELS]}, **constants)
+    compiled_right(source, precision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +111,7 @@ def test_the_same_model_gives_the_same_bytes() -> None:
 
 def test_several_resolutions_share_weights_and_are_right() -> None:
     models = [from_proto(build("mobilevit-xxs", image_size=size)) for size in (128, 192)]
-    models = [model.__class__(**{**vars(model), "sha256": models[0].sha256}) for model in models]
+    models = [replace(model, sha256=models[0].sha256) for model in models]
     artifact = compile_model(models, "metal-macos", precision="fp32", verify=False)
     alone = compile_model(models[0], "metal-macos", precision="fp32", verify=False)
     assert artifact.manifest.constant_bytes == alone.manifest.constant_bytes

@@ -132,12 +132,6 @@ class ThreadBuilder(KernelBuilder):
             with self.when(condition):
                 yield
 
-    @contextlib.contextmanager
-    def unrolled(self, extent: int, name: str = "i") -> Iterator[Expr]:
-        """Loop that the device's compiler is to unroll: for indices of register arrays."""
-        with self._for(0, extent, name, tirx.ForKind.UNROLLED) as variable:
-            yield variable
-
     def finish(self) -> Any:
         """The function: it launches the kernel over all threads."""
         if len(self._blocks) != 1:

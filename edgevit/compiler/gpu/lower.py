@@ -133,8 +133,8 @@ class _Program:
         self.claims = {node: found for node in graph.nodes if (found := claim(node)) is not None}
         self.rest = [n for n in graph.nodes if n not in self.claims and n.op != "reshape"]
         self.stored = stored
-        self.precise = self._exposed()
-        self._add_last()
+        self.aliases = {n.output: n.input(0) for n in graph.nodes if n.op == "reshape"}
+        self.precise = self._precise()
         self.values: dict[Tensor, Any] = {}
         self.calls: list[KernelCall] = []
 
@@ -178,29 +178,37 @@ class _Program:
         workspace = built.storage_bytes[self.entry]
         return Program(self.entry, None, tuple(self.calls), roads, workspace, built.launches_of(self.entry))
 
-    def _exposed(self) -> set[Tensor]:
-        """Values that others read or write as the model has them, and what shares memory with those."""
-        exposed = {*self.graph.inputs, *self.graph.outputs}
-        exposed |= {t for n in self.rest for t in (*n.inputs, *n.outputs) if t is not None}
-        aliases = [(n.input(0), n.output) for n in self.graph.nodes if n.op == "reshape"]
-        for pair in (*aliases, *reversed(aliases)):
-            if exposed & set(pair):
-                exposed |= set(pair)
-        return exposed
+    def _precise(self) -> set[Tensor]:
+        """Values that stay in float32, whatever is stored otherwise; of those that share memory, the first.
 
-    def _add_last(self) -> None:
-        """Leave in float32 what leads to outputs only, with no product between: softmax and decoding enlarge errors."""
+        They are those that others read or write as the model has them, and those that lead to outputs only, with no
+        product between: softmax and decoding enlarge errors.
+        """
+        tensors = {*self.graph.inputs, *self.graph.outputs}
+        tensors |= {t for n in self.rest for t in (*n.inputs, *n.outputs) if t is not None}
+        precise = {self._root(tensor) for tensor in tensors}
+        users: dict[Tensor, list[Node]] = {}
+        for node in self.claims:
+            for tensor in node.inputs:
+                if tensor is not None and not tensor.is_constant:
+                    users.setdefault(self._root(tensor), []).append(node)
         for node in reversed(self.graph.nodes):
-            family = self.claims[node][0].NAME if node in self.claims else ""
-            if family not in MULTIPLYING and all(tensor in self.precise for tensor in node.outputs):
-                for tensor in node.inputs:
-                    if tensor is not None and not tensor.is_constant and self._leads_out_only(tensor):
-                        self.precise.add(tensor)
+            for root in {self._root(tensor) for tensor in node.outputs} if node in self.claims else ():
+                readers = users.get(root, [])
+                if readers and all(self._keeps(reader, precise) for reader in readers):
+                    precise.add(root)
+        return precise
 
-    def _leads_out_only(self, tensor: Tensor) -> bool:
-        users = self.graph.users(tensor)
-        names = {self.claims[user][0].NAME for user in users if user in self.claims}
-        return not names & MULTIPLYING and all(out in self.precise for user in users for out in user.outputs)
+    def _keeps(self, node: Node, precise: set[Tensor]) -> bool:
+        """Whether a node only passes on, in float32, what it reads."""
+        multiplies = self.claims[node][0].NAME in MULTIPLYING
+        return not multiplies and all(self._root(tensor) in precise for tensor in node.outputs)
+
+    def _root(self, tensor: Tensor) -> Tensor:
+        """The value whose memory a tensor shares."""
+        while tensor in self.aliases:
+            tensor = self.aliases[tensor]
+        return tensor
 
     def _node(self, node: Node) -> None:
         from tvm import relax
@@ -242,7 +250,7 @@ class _Program:
 
     def _type(self, tensor: Tensor) -> str:
         """How a tensor is stored."""
-        if tensor.dtype != _FLOAT or tensor in self.precise:
+        if tensor.dtype != _FLOAT or self._root(tensor) in self.precise:
             return tensor.dtype
         return self.stored
 
